@@ -1,0 +1,120 @@
+"""``manifest.json``: what stands beside a model file in its version directory.
+
+The exporter writes it, the launcher checks the sha256 in it, and the pipeline reads from it what it must know of a
+version (crop size, warp template, thresholds). Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+MANIFEST_NAME: Final = "manifest.json"
+SCHEMA_VERSION: Final = 1
+
+
+class ManifestError(Exception):
+    """A manifest is missing, cannot be read, or does not fit the files beside it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Name the file and what is wrong with it."""
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Facts about one version of one model.
+
+    Attributes:
+        model: Folder in the model repository, for example ``face_detector``.
+        version: Version directory.
+        name: What the model is called where it comes from, for example ``centerface``.
+        pack: Pack that it belongs to, for example ``open``.
+        files: File name to sha256 (hex), for every file of the version that the server reads.
+        origin: Where the weights come from: package, version, file, sha256 of each.
+        licence: SPDX expression.
+        commercial_use: Whether the licence allows it; ``None`` when unknown.
+        exporter: Name and version of the program that wrote the files.
+        opset: ONNX opset of the graph.
+        parity: Figures measured at export, per check: the largest difference and the tolerance.
+        settings: What the pipeline must know of the version; see the stage's exporter.
+    """
+
+    model: str
+    version: int
+    name: str
+    pack: str
+    files: dict[str, str]
+    origin: list[dict[str, str]]
+    licence: str
+    commercial_use: bool | None
+    exporter: str
+    opset: int
+    parity: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def sha256(self) -> str:
+        """Digest over all files of the version: changes when any of them does."""
+        lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def write(self, version_dir: Path) -> Path:
+        """Write ``manifest.json`` into ``version_dir`` and return its path."""
+        path = version_dir / MANIFEST_NAME
+        path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return path
+
+
+def read_manifest(version_dir: Path) -> Manifest:
+    """Read the manifest of a version directory.
+
+    Raises:
+        ManifestError: it is missing, is not JSON, or lacks a field.
+    """
+    path = version_dir / MANIFEST_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(path, "missing; export the model again, or copy it whole") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(path, f"cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ManifestError(path, f"must hold a JSON object, got {type(values).__name__}")
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise ManifestError(path, f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise ManifestError(path, str(error).replace("Manifest.__init__() ", "")) from error
+
+
+def verify_files(version_dir: Path, manifest: Manifest) -> None:
+    """Compare the files of a version with the sha256 in its manifest.
+
+    Raises:
+        ManifestError: a file is missing or differs.
+    """
+    for name, expected in sorted(manifest.files.items()):
+        path = version_dir / name
+        try:
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ManifestError(path, f"named in {MANIFEST_NAME} but cannot be read: {error.strerror}") from error
+        if actual != expected:
+            raise ManifestError(path, f"sha256 is {actual}, {MANIFEST_NAME} says {expected}: corrupt or replaced file")
+
+
+def version_dirs(model_dir: Path) -> list[Path]:
+    """Return the version directories of a model, lowest number first; empty when there is none."""
+    if not model_dir.is_dir():
+        return []
+    numbered = [path for path in model_dir.iterdir() if path.is_dir() and path.name.isdecimal() and int(path.name) > 0]
+    return sorted(numbered, key=lambda path: int(path.name))

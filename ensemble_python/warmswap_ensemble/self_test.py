@@ -1,0 +1,207 @@
+"""The golden request: pictures whose right answer is known, checked whenever they are answered.
+
+A pipeline's warm-up sends them, so a replica that answers wrongly never becomes ready; a probe may send them later.
+The answer was recorded at export, with the stages that gave it. With other stages only what holds for any of them is
+checked: the one face is found, and it becomes more like the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from warmswap_ensemble.errors import SelfTestError
+from warmswap_ensemble.geometry import FloatArray, ImageArray
+from warmswap_ensemble.types import Face, Stage, SwapResult
+
+GOLDEN_NAME: Final = "golden.json"
+THUMBNAIL_SIDE: Final = 16
+MAX_BBOX_PX: Final = 3.0
+"""A box may move this far: another CPU rounds differently, another picture or detector does not fit at all."""
+MAX_SIMILARITY: Final = 0.02
+MAX_MEAN_GREY: Final = 3.0
+"""Mean difference of the thumbnails, in grey values of 255."""
+MIN_GAIN: Final = 0.03
+"""Whatever the stages are, the face must become this much more like the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The right answer to a golden request.
+
+    Attributes:
+        sizes: Encoded bytes of each picture, in the order of the pipeline's inputs.
+        sha256: Digest over the pictures, see ``request_digest``.
+        stages: Model name to sha256 of the version that gave the answer.
+        bbox: xyxy of the one face.
+        embedding: Of the one face, for ``face_analysis``; else empty.
+        similarities: To the source, before and after the swap, for ``face_swap``; else empty.
+        thumbnail_rgb: The swapped face's box averaged down to 16x16, row by row, for ``face_swap``; else empty.
+    """
+
+    sizes: list[int]
+    sha256: str
+    stages: dict[str, str]
+    bbox: list[float]
+    embedding: list[float]
+    similarities: list[float]
+    thumbnail_rgb: list[int]
+
+    def write(self, version_dir: Path) -> None:
+        """Write ``golden.json`` into a version directory of a pipeline."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        (version_dir / GOLDEN_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def is_asked(self, pictures: Sequence[bytes]) -> bool:
+        """Return whether these pictures are the golden request; sizes are compared first, hashing takes time."""
+        return [len(picture) for picture in pictures] == self.sizes and request_digest(pictures) == self.sha256
+
+    def check_swap(self, stages: Mapping[str, Stage], result: SwapResult) -> None:
+        """Compare an answer of ``face_swap`` with this one.
+
+        Raises:
+            SelfTestError: they differ by more than the tolerances; says in what.
+        """
+        bbox, before, after = _swapped_face(result)
+        if digests(stages) != self.stages:
+            return
+        self._check_bbox(bbox)
+        for name, value, expected in zip(("before", "after"), (before, after), self.similarities, strict=True):
+            if not abs(value - expected) <= MAX_SIMILARITY:
+                raise SelfTestError(f"similarity {name} the swap is {value:.4f}, golden {expected} +- {MAX_SIMILARITY}")
+        expected_rgb = np.array(self.thumbnail_rgb, np.float64).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
+        grey = float(np.abs(thumbnail(result.pixels_rgb, self.bbox) - expected_rgb).mean())
+        if not grey <= MAX_MEAN_GREY:
+            raise SelfTestError(f"the swapped face differs by {grey:.1f} grey values, allowed {MAX_MEAN_GREY:g}")
+
+    def check_analysis(self, stages: Mapping[str, Stage], faces: Sequence[Face], embeddings: FloatArray) -> None:
+        """Compare an answer of ``face_analysis`` with this one.
+
+        Raises:
+            SelfTestError: they differ by more than the tolerances; says in what.
+        """
+        _one_face(len(faces))
+        if digests(stages) != self.stages:
+            return
+        self._check_bbox(faces[0].bbox)
+        similarity = float(embeddings[0] @ np.array(self.embedding, np.float32))
+        if not similarity >= 1 - MAX_SIMILARITY:
+            raise SelfTestError(f"similarity to the golden embedding is {similarity:.4f}, least {1 - MAX_SIMILARITY}")
+
+    def _check_bbox(self, bbox: FloatArray) -> None:
+        moved = float(np.abs(bbox - np.array(self.bbox)).max())
+        if not moved <= MAX_BBOX_PX:
+            raise SelfTestError(f"the face lies {moved:.1f} px from where it should, allowed {MAX_BBOX_PX:g}")
+
+
+def golden_swap(pictures: Sequence[bytes], stages: Mapping[str, Stage], result: SwapResult) -> Golden:
+    """Record an answer of ``face_swap`` as the right one.
+
+    Raises:
+        SelfTestError: it is not one swapped face that became more like the source.
+    """
+    bbox, before, after = _swapped_face(result)
+    box = [round(float(value), 2) for value in bbox]
+    return Golden(
+        sizes=[len(picture) for picture in pictures],
+        sha256=request_digest(pictures),
+        stages=digests(stages),
+        bbox=box,
+        embedding=[],
+        similarities=[round(before, 4), round(after, 4)],
+        thumbnail_rgb=thumbnail(result.pixels_rgb, box).reshape(-1).tolist(),
+    )
+
+
+def golden_analysis(
+    pictures: Sequence[bytes], stages: Mapping[str, Stage], faces: Sequence[Face], embeddings: FloatArray
+) -> Golden:
+    """Record an answer of ``face_analysis`` as the right one.
+
+    Raises:
+        SelfTestError: it is not one face.
+    """
+    _one_face(len(faces))
+    return Golden(
+        sizes=[len(picture) for picture in pictures],
+        sha256=request_digest(pictures),
+        stages=digests(stages),
+        bbox=[round(float(value), 2) for value in faces[0].bbox],
+        embedding=[round(float(value), 5) for value in embeddings[0]],
+        similarities=[],
+        thumbnail_rgb=[],
+    )
+
+
+def read_golden(version_dir: Path) -> Golden | None:
+    """Return the golden answer of a version directory, or None where there is none.
+
+    Raises:
+        SelfTestError: the file is there but cannot be read.
+    """
+    path = version_dir / GOLDEN_NAME
+    try:
+        return Golden(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise SelfTestError(f"{path} cannot be read: {error}") from error
+
+
+def read_warmup_pictures(model_dir: Path, inputs: Sequence[str]) -> list[bytes]:
+    """Return the pictures that the warm-up sends: ``warmup/<input>.raw``, a four-byte length before each.
+
+    Raises:
+        SelfTestError: a file is missing or cut short.
+    """
+    pictures = []
+    for name in inputs:
+        path = model_dir / "warmup" / f"{name}.raw"
+        try:
+            data = path.read_bytes()
+            (size,) = struct.unpack_from("<I", data)
+        except (OSError, struct.error) as error:
+            raise SelfTestError(f"{path} cannot be read: {error}") from error
+        pictures.append(data[4 : 4 + size])
+    return pictures
+
+
+def request_digest(pictures: Sequence[bytes]) -> str:
+    """Return the digest by which a golden request is recognised."""
+    return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in pictures)).hexdigest()
+
+
+def digests(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Return the sha256 of each stage's version."""
+    return {name: stage.sha256 for name, stage in stages.items()}
+
+
+def thumbnail(image_rgb: ImageArray, bbox: Sequence[float]) -> ImageArray:
+    """Return a box of an image averaged down to 16x16."""
+    x1, y1, x2, y2 = (max(0, round(value)) for value in bbox)
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return np.asarray(cv2.resize(image_rgb[y1:y2, x1:x2], side, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _one_face(count: int) -> None:
+    if count != 1:
+        raise SelfTestError(f"the golden picture shows one face, {count} were found")
+
+
+def _swapped_face(result: SwapResult) -> tuple[FloatArray, float, float]:
+    swapped = [face for face in result.faces if face.swapped]
+    _one_face(len(swapped))
+    before, after = swapped[0].similarity_before or 0.0, swapped[0].similarity_after or 0.0
+    if not after - before >= MIN_GAIN:
+        raise SelfTestError(
+            f"similarity to the source went from {before:.4f} to {after:.4f}, must rise by at least {MIN_GAIN}"
+        )
+    return swapped[0].face.bbox, before, after

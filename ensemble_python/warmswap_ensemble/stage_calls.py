@@ -1,0 +1,129 @@
+"""Typed calls of the four stages: crops in, answers out, split into batches that the stages accept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER, FACE_SWAPPER, MODELS
+from warmswap_ensemble.errors import StageFailedError
+from warmswap_ensemble.geometry import (
+    FloatArray,
+    ImageArray,
+    MatrixArray,
+    estimate_affine_matrix,
+    invert_affine_matrix,
+    letterbox,
+    transform_points,
+    warp_crop,
+)
+from warmswap_ensemble.selection import faces_from_rows
+from warmswap_ensemble.types import Face, Stage
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+FaceInImage = tuple[ImageArray, Face]
+
+
+class CallModel(Protocol):
+    """Runs one stage on a batch: Triton BLS, an ONNX Runtime session, or a function of a test."""
+
+    def __call__(self, stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
+        """Return the named outputs; raises ``StageFailedError`` or ``OverloadedError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageCalls:
+    """The stages of one pipeline, each pinned to a version.
+
+    Attributes:
+        stages: Stages by model name.
+        call_model: Runs one of them.
+    """
+
+    stages: Mapping[str, Stage]
+    call_model: CallModel
+
+    def detect(self, images_rgb: Sequence[ImageArray], min_score: float | None) -> list[list[Face]]:
+        """Return the faces of each image, from left to right.
+
+        Args:
+            images_rgb: (H, W, 3) uint8 each, of any size.
+            min_score: Least score; None = what the detector's manifest says.
+        """
+        settings = self.stages[FACE_DETECTOR.name].settings
+        least = float(settings["min_score"]) if min_score is None else min_score
+        height, width = settings["input_size_hw"]
+        frames, scales = zip(*(letterbox(image, (height, width)) for image in images_rgb), strict=True)
+        rows = self._call(FACE_DETECTOR.name, {"image_rgb": np.stack(frames)}, ("bbox", "score", "kps"))
+        return [
+            faces_from_rows(
+                rows["bbox"][i],
+                rows["score"][i],
+                rows["kps"][i],
+                scale=scale,
+                size_hw=(image.shape[0], image.shape[1]),
+                min_score=least,
+            )
+            for i, (image, scale) in enumerate(zip(images_rgb, scales, strict=True))
+        ]
+
+    def embed(self, faces: Sequence[FaceInImage]) -> FloatArray:
+        """Return the (F, D) embeddings of at least one face, L2 norm 1."""
+        crops, _ = self._crops(FACE_EMBEDDER.name, faces)
+        return self._call(FACE_EMBEDDER.name, {"aligned_crop_rgb": crops}, ("embedding",))["embedding"]
+
+    def find_landmarks(self, faces: Sequence[FaceInImage]) -> list[MatrixArray]:
+        """Return (68, 2) landmarks of at least one face, in image pixels."""
+        crops, matrices = self._crops(FACE_LANDMARKER.name, faces)
+        relative = self._call(FACE_LANDMARKER.name, {"crop_rgb": crops}, ("landmarks",))["landmarks"]
+        side = crops.shape[1]
+        return [
+            transform_points(points * side - 0.5, invert_affine_matrix(matrix))
+            for points, matrix in zip(relative, matrices, strict=True)
+        ]
+
+    def crops_for_swap(
+        self, faces: Sequence[FaceInImage], landmarks: Sequence[MatrixArray]
+    ) -> tuple[ImageArray, list[MatrixArray], FloatArray]:
+        """Return (F, S, S, 3) crops, their affine matrices, and the (F, 68, 2) landmarks relative to them."""
+        crops, matrices = self._crops(FACE_SWAPPER.name, faces)
+        side = crops.shape[1]
+        relative = [
+            (transform_points(points, matrix) + 0.5) / side for points, matrix in zip(landmarks, matrices, strict=True)
+        ]
+        return crops, matrices, np.stack(relative).astype(np.float32)
+
+    def swap_crops(self, inputs: Arrays) -> tuple[ImageArray, FloatArray]:
+        """Return (F, S, S, 3) swapped crops and their (F, S, S) masks."""
+        outputs = self._call(FACE_SWAPPER.name, inputs, ("swapped_crop_rgb", "mask"))
+        return outputs["swapped_crop_rgb"], outputs["mask"]
+
+    def _crops(self, model: str, faces: Sequence[FaceInImage]) -> tuple[ImageArray, list[MatrixArray]]:
+        settings = self.stages[model].settings
+        side, template = int(settings["crop_size"]), str(settings["warp_template"])
+        matrices = [estimate_affine_matrix(face.kps, template, side) for _, face in faces]
+        crops = [warp_crop(image, matrix, side) for (image, _), matrix in zip(faces, matrices, strict=True)]
+        return np.stack(crops), matrices
+
+    def _call(self, model: str, inputs: Arrays, output_names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Run a stage on any number of rows, at most ``max_batch`` at a time."""
+        stage, most = self.stages[model], MODELS[model].max_batch
+        count = len(next(iter(inputs.values())))
+        parts: list[Arrays] = []
+        for start in range(0, count, most):
+            part = {name: array[start : start + most] for name, array in inputs.items()}
+            parts.append(self.call_model(stage, part, output_names))
+        outputs = {
+            name: parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
+            for name in output_names
+        }
+        for name, array in outputs.items():
+            if len(array) != count:
+                raise StageFailedError(f"{model} {stage.version} gave {len(array)} rows of {name} for {count}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise StageFailedError(f"{model} {stage.version} gave {name} with values that are not finite")
+        return outputs

@@ -1,0 +1,35 @@
+"""Finds the stages beside a pipeline in the model repository and reads what their manifests say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from warmswap_ensemble.contract import PIPELINE_STAGES
+from warmswap_ensemble.manifest import ManifestError, read_manifest, version_dirs
+from warmswap_ensemble.types import Stage
+
+
+def resolve_stages(pipeline: str, repository: Path, pins: Mapping[str, str]) -> dict[str, Stage]:
+    """Return the stages of a pipeline, each fixed to one version for as long as the pipeline is loaded.
+
+    Args:
+        pipeline: Key of ``contract.PIPELINE_STAGES``.
+        repository: Folder that holds the stages.
+        pins: Model name to version; a stage that is not named gets its highest version, as Triton's default policy.
+
+    Raises:
+        ManifestError: a stage has no such version, or its manifest is wrong.
+    """
+    return {name: _resolve(repository / name, pins.get(name)) for name in PIPELINE_STAGES[pipeline]}
+
+
+def _resolve(model_dir: Path, pin: str | None) -> Stage:
+    versions = {path.name: path for path in version_dirs(model_dir)}
+    if not versions:
+        raise ManifestError(model_dir, "has no version directory")
+    version = pin if pin is not None else list(versions)[-1]
+    if version not in versions:
+        raise ManifestError(model_dir, f"has no version {version}; it has {', '.join(versions)}")
+    manifest = read_manifest(versions[version])
+    return Stage(manifest.model, int(version), manifest.sha256, manifest.settings)

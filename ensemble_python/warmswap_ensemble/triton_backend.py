@@ -1,0 +1,258 @@
+"""The pipelines as Triton Python models (BLS). The only module that knows ``triton_python_backend_utils``.
+
+Nothing of ``pb_utils`` may be used at module level: Triton adds its classes after this module was imported. Each
+request is answered on its own; an exception that leaves ``execute`` would fail its neighbours too.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from warmswap_ensemble.contract import ERROR_CODES, FACE_ANALYSIS, FACE_SWAP, MODELS
+from warmswap_ensemble.errors import (
+    InvalidTensorError,
+    OverloadedError,
+    PipelineError,
+    SelfTestError,
+    StageFailedError,
+)
+from warmswap_ensemble.image import ImageLimits
+from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
+from warmswap_ensemble.pipeline import Pipeline
+from warmswap_ensemble.report import encode_report, model_versions, swap_report
+from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
+from warmswap_ensemble.source_cache import SourceCache
+from warmswap_ensemble.stage_calls import Arrays, StageCalls
+from warmswap_ensemble.stage_versions import resolve_stages
+from warmswap_ensemble.types import Stage
+
+DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
+STAGE_VERSION_PREFIX: Final = "stage_version."
+SETTINGS: Final = ("max_image_bytes", "max_image_pixels", "source_cache_entries")
+"""Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
+
+NOT_READY_TEXTS: Final = ("no available versions", "not ready", "is not available", "not found")
+"""What Triton says of a model that is being unloaded, or of a server that is shutting down."""
+
+
+class PipelineModel:
+    """What both pipelines share: settings, stages, BLS calls, errors, the golden check."""
+
+    name: str
+
+    def initialize(self, args: pb_utils.InitializeArgs) -> None:
+        """Read the settings, fix the versions of the stages, and check that the warm-up is the golden request.
+
+        Raises:
+            TritonModelException: a setting is wrong, or a stage or the golden answer is missing; the load fails.
+        """
+        cv2.setNumThreads(1)
+        model_dir = Path(args["model_repository"])
+        self.version = args["model_version"]
+        settings = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
+        try:
+            pins = _stage_pins(settings)
+            limits = ImageLimits(
+                max_bytes=_setting(settings, "max_image_bytes", ImageLimits().max_bytes),
+                max_pixels=_setting(settings, "max_image_pixels", ImageLimits().max_pixels),
+            )
+            self.stages = resolve_stages(self.name, model_dir.parent, pins)
+            self.golden = read_golden(model_dir / self.version)
+            self._check_warmup(model_dir)
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"{self.name} {self.version}: {error}") from error
+        self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
+        self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
+        self.pipeline = Pipeline(StageCalls(self.stages, call_stage), limits, self.cache, self.executor)
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Return one response per request, in order."""
+        return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Stop the helper threads."""
+        self.executor.shutdown(wait=False)
+
+    def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        try:
+            return pb_utils.InferenceResponse(output_tensors=self.respond(request))
+        except PipelineError as error:
+            if isinstance(error, SelfTestError | StageFailedError):
+                pb_utils.Logger.log_error(f"{self.name} {self.version}: {error.message}")
+            code = getattr(pb_utils.TritonError, error.category)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message, code))
+        except Exception:
+            pb_utils.Logger.log_error(f"{self.name} {self.version}: {traceback.format_exc()}")
+            message = f"internal: {ERROR_CODES['internal']}"
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
+
+    def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        """Answer one request; errors are raised as ``PipelineError``."""
+        raise NotImplementedError
+
+    def _check_warmup(self, model_dir: Path) -> None:
+        if self.golden is None:
+            raise SelfTestError(
+                f"{model_dir / self.version} has no golden.json; make it with: warmswap export --golden"
+            )
+        inputs = [tensor.name for tensor in MODELS[self.name].inputs if not tensor.optional]
+        if request_digest(read_warmup_pictures(model_dir, inputs)) != self.golden.sha256:
+            raise SelfTestError("the pictures in warmup/ are not those of golden.json; make both again")
+
+
+class FaceSwapModel(PipelineModel):
+    """``face_swap``: two encoded pictures in, the swapped one and a report out."""
+
+    name = FACE_SWAP.name
+
+    def initialize(self, args: pb_utils.InitializeArgs) -> None:
+        """Prepare the pipeline and the cache's metrics."""
+        super().initialize(args)
+        self.versions = model_versions(self.name, self.version, self.stages)
+        self.metrics = {
+            kind: pb_utils.MetricFamily(
+                name=f"warmswap_source_cache_{kind}_total",
+                description=f"Source pictures that were {meaning} in the cache of the pipeline",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            for kind, meaning in (("hits", "found"), ("misses", "not found"))
+        }
+        labels = {"model": self.name, "version": self.version}
+        self.counters = {kind: family.Metric(labels=labels) for kind, family in self.metrics.items()}
+
+    def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        """Swap."""
+        source, target = (cast(bytes, read_picture(request, name)) for name in ("source_image", "target_image"))
+        reference = read_picture(request, "reference_image", optional=True)
+        parameters = read_parameters(request)
+        hits, misses = self.cache.hits, self.cache.misses
+        try:
+            result = self.pipeline.swap(
+                source,
+                target,
+                reference,
+                parse_swap_options(parameters),
+                request.is_cancelled,
+            )
+        finally:
+            self._count("hits", self.cache.hits - hits)
+            self._count("misses", self.cache.misses - misses)
+        if self.golden and not parameters and self.golden.is_asked([source, target]):
+            self.golden.check_swap(self.stages, result)
+        report = encode_report(swap_report(result, self.versions))
+        return [bytes_tensor("image", result.image), bytes_tensor("report", report)]
+
+    def _count(self, kind: str, amount: int) -> None:
+        if amount:
+            self.counters[kind].increment(amount)
+
+
+class FaceAnalysisModel(PipelineModel):
+    """``face_analysis``: an encoded picture in, its faces with embeddings out."""
+
+    name = FACE_ANALYSIS.name
+
+    def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        """Analyse."""
+        image = cast(bytes, read_picture(request, "image"))
+        parameters = read_parameters(request)
+        faces, embeddings = self.pipeline.analyze(image, parse_analyze_options(parameters))
+        if self.golden and not parameters and self.golden.is_asked([image]):
+            self.golden.check_analysis(self.stages, faces, embeddings)
+        return [
+            pb_utils.Tensor("bbox", np.array([face.bbox for face in faces], np.float32).reshape(-1, 4)),
+            pb_utils.Tensor("score", np.array([face.score for face in faces], np.float32)),
+            pb_utils.Tensor("kps", np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2)),
+            pb_utils.Tensor("embedding", np.ascontiguousarray(embeddings, np.float32)),
+        ]
+
+
+def call_stage(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
+    """Call a stage through BLS, pinned to its version.
+
+    Raises:
+        OverloadedError: its queue is full, or it is being unloaded; the request may be sent again.
+        StageFailedError: it failed.
+    """
+    request = pb_utils.InferenceRequest(
+        model_name=stage.model,
+        model_version=stage.version,
+        requested_output_names=list(output_names),
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    try:
+        response = request.exec()
+    except pb_utils.TritonModelException as error:
+        raise _stage_error(stage, str(error), None) from error
+    if response.has_error():
+        failure = response.error()
+        raise _stage_error(stage, failure.message(), failure.code())
+    # Copied, since the arrays lie in shared memory that goes with the response.
+    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
+
+
+def _stage_error(stage: Stage, message: str, code: int | None) -> PipelineError:
+    if code == pb_utils.TritonError.UNAVAILABLE or any(text in message.lower() for text in NOT_READY_TEXTS):
+        return OverloadedError(f"{stage.model} {stage.version} takes no request now ({message}); try again")
+    return StageFailedError(f"{stage.model} {stage.version} failed: {message}")
+
+
+def read_picture(request: pb_utils.InferenceRequest, name: str, *, optional: bool = False) -> bytes | None:
+    """Return the one element of a BYTES input, or None when an optional input is not there.
+
+    Raises:
+        InvalidTensorError: it is missing or has another number of elements.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        if optional:
+            return None
+        raise InvalidTensorError(f"input {name} is missing")
+    array = tensor.as_numpy()
+    if array.size != 1:
+        raise InvalidTensorError(f"{name} must hold one picture, got shape {array.shape}")
+    return bytes(array.reshape(-1)[0])
+
+
+def read_parameters(request: pb_utils.InferenceRequest) -> Parameters:
+    """Return the request parameters."""
+    text = request.parameters()
+    return cast(Mapping[str, Any], json.loads(text)) if text else {}
+
+
+def bytes_tensor(name: str, data: bytes) -> pb_utils.Tensor:
+    """Return a BYTES tensor of one element."""
+    array: npt.NDArray[Any] = np.array([data], dtype=np.object_)
+    return pb_utils.Tensor(name, array)
+
+
+def _stage_pins(settings: Mapping[str, str]) -> dict[str, str]:
+    known = {*SETTINGS, *(f"{STAGE_VERSION_PREFIX}{name}" for name in MODELS)}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise ValueError(f"unknown parameters {unknown} in config.pbtxt; known are {sorted(known)}")
+    return {
+        key.removeprefix(STAGE_VERSION_PREFIX): value
+        for key, value in settings.items()
+        if key.startswith(STAGE_VERSION_PREFIX)
+    }
+
+
+def _setting(settings: Mapping[str, str], key: str, default: int) -> int:
+    value = settings.get(key)
+    if value is None:
+        return default
+    if not value.isdecimal():
+        raise ValueError(f"parameter {key} of config.pbtxt must be a whole number, got {value!r}")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Turns models as their authors publish them into versions of the stage contracts."""

@@ -1,0 +1,1 @@
+"""One module per published architecture; each exports the graph of one stage contract."""
