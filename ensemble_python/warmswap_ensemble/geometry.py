@@ -56,7 +56,8 @@ def estimate_affine_matrix(kps: FloatArray | MatrixArray, warp_template: str, cr
         (2, 3) ``affine_matrix``, source to crop.
 
     Raises:
-        InvalidTensorError: the shape is wrong, a value is not finite, or all points coincide.
+        InvalidTensorError: the shape is wrong, a value is not finite, all points coincide, or no rotation brings them
+            nearer to the template.
 
     Source: Umeyama 1991, doi:10.1109/34.88573.
     """
@@ -71,6 +72,8 @@ def estimate_affine_matrix(kps: FloatArray | MatrixArray, warp_template: str, cr
         raise InvalidTensorError("kps must be five different points, all of them coincide")
     a = float((s * d).sum()) / spread
     b = float((s[:, 0] * d[:, 1] - s[:, 1] * d[:, 0]).sum()) / spread
+    if math.hypot(a, b) < 1e-6:
+        raise InvalidTensorError(f"kps do not lie like the points of a face: {kps.tolist()}")
     rotation = np.array([[a, -b], [b, a]])
     return np.column_stack((rotation, target_mean - rotation @ source_mean))
 
@@ -95,7 +98,7 @@ def warp_crop(image_rgb: ImageArray, affine_matrix: MatrixArray, crop_size: int)
     """Cut a square crop out of an image; what lies outside of the image repeats its border.
 
     A face larger than the crop is averaged down first, since ``cv2.warpAffine`` only looks at four pixels. Only the
-    crop's own region of the image is touched.
+    crop's own region of the image is touched: ``cv2.warpAffine`` refuses pictures with a side beyond 32766 pixels.
 
     Args:
         image_rgb: (H, W, 3) uint8.
@@ -105,17 +108,17 @@ def warp_crop(image_rgb: ImageArray, affine_matrix: MatrixArray, crop_size: int)
     Returns:
         (crop_size, crop_size, 3) uint8.
     """
-    scale = scale_of(affine_matrix)
-    if scale >= 0.6:
-        return _warp(image_rgb, affine_matrix, crop_size)
     corners = np.array([[0, 0], [crop_size, 0], [0, crop_size], [crop_size, crop_size]], np.float64)
     x1, y1, x2, y2 = clip_bbox(bounding_box(transform_points(corners, invert_affine_matrix(affine_matrix))), image_rgb)
-    if x2 - x1 < 2 or y2 - y1 < 2:
-        return _warp(image_rgb, affine_matrix, crop_size)
-    region = image_rgb[y1:y2, x1:x2]
-    small_wh = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
+    # A crop beside the image repeats the nearest line of pixels.
+    x1, y1 = min(x1, image_rgb.shape[1] - 1), min(y1, image_rgb.shape[0] - 1)
+    region = image_rgb[y1 : max(y2, 1), x1 : max(x2, 1)]
+    scale, (height, width) = scale_of(affine_matrix), region.shape[:2]
+    if scale >= 0.6:
+        return _warp(region, compose(affine_matrix, np.array([[1.0, 0, x1], [0, 1, y1]])), crop_size)
+    small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(cv2.resize(region, small_wh, interpolation=cv2.INTER_AREA), np.uint8)
-    ratio = np.array([(x2 - x1) / small_wh[0], (y2 - y1) / small_wh[1]])
+    ratio = np.array([width / small_wh[0], height / small_wh[1]])
     # A pixel (u, v) of the small region has its centre at ((u + 0.5) * ratio - 0.5) + origin of the image.
     to_image = np.column_stack((np.diag(ratio), ratio * 0.5 - 0.5 + (x1, y1)))
     return _warp(small, compose(affine_matrix, to_image), crop_size)

@@ -33,6 +33,9 @@ UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MAX_SIDE: Final = {"jpeg": 65_500, "webp": 16_383}
+"""Most pixels along a side that an encoder writes (libjpeg: JPEG_MAX_DIMENSION, libwebp: WEBP_MAX_DIMENSION)."""
+
 PNG_COMPRESS_LEVEL: Final = 3
 """A quarter of the time of Pillow's default 6, for files some per cent larger."""
 
@@ -131,10 +134,19 @@ def encode_image(image: DecodedImage, image_format: str, quality: int) -> bytes:
         image: What to encode; alpha is kept by PNG and WebP, and laid onto white for JPEG.
         image_format: One of ``contract.IMAGE_FORMATS``.
         quality: 1 to 100, for JPEG and WebP.
+
+    Raises:
+        ImageTooLargeError: the format has no room for a picture of this width or height.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format must be one of {IMAGE_FORMATS}, got {image_format!r}")
     pixels = image.pixels_rgb
+    height, width = pixels.shape[:2]
+    if max(height, width) > MAX_SIDE.get(image_format, max(height, width)):
+        raise ImageTooLargeError(
+            f"the answer is {width}x{height}, {image_format} allows {MAX_SIDE[image_format]} pixels along a side; "
+            "ask for another output_format"
+        )
     if image.alpha is not None and image_format == "jpeg":
         share = image.alpha[:, :, None].astype(np.float32) / 255
         pixels = (pixels * share + 255 * (1 - share) + 0.5).astype(np.uint8)

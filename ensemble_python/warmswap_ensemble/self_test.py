@@ -170,7 +170,9 @@ def read_warmup_pictures(model_dir: Path, inputs: Sequence[str]) -> list[bytes]:
             (size,) = struct.unpack_from("<I", data)
         except (OSError, struct.error) as error:
             raise SelfTestError(f"{path} cannot be read: {error}") from error
-        pictures.append(data[4 : 4 + size])
+        if len(data) != 4 + size:
+            raise SelfTestError(f"{path} must hold a picture of {size} bytes, got {len(data) - 4}")
+        pictures.append(data[4:])
     return pictures
 
 

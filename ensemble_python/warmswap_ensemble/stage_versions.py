@@ -32,4 +32,6 @@ def _resolve(model_dir: Path, pin: str | None) -> Stage:
     if version not in versions:
         raise ManifestError(model_dir, f"has no version {version}; it has {', '.join(versions)}")
     manifest = read_manifest(versions[version])
+    if manifest.model != model_dir.name:
+        raise ManifestError(versions[version], f"manifest.json is of {manifest.model}, not of {model_dir.name}")
     return Stage(manifest.model, int(version), manifest.sha256, manifest.settings)

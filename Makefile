@@ -1,0 +1,60 @@
+# make demo and make test are all that a newcomer needs; `make help` lists the rest.
+
+VENV := .venv
+EXPORT_VENV := .venv-export
+RUN := $(VENV)/bin
+LINTED := client deploy ensemble_python examples export_scripts loadtests tests
+STAMPED := pyproject.toml constraints.txt deploy/setup.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint format unit e2e test-export bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.demo: $(STAMPED)
+	sh deploy/setup.sh $(VENV) client,server
+	@touch $@
+
+$(VENV)/.dev: $(STAMPED)
+	sh deploy/setup.sh $(VENV) client,server,loadtests,dev
+	@touch $@ $(VENV)/.demo
+
+$(EXPORT_VENV)/.export: $(STAMPED)
+	sh deploy/setup.sh $(EXPORT_VENV) client,export,dev
+	@touch $@
+
+setup: $(VENV)/.dev ## make .venv with everything but the exporter
+
+demo: $(VENV)/.demo ## swap two faces through a real Triton, over gRPC and HTTP
+	$(RUN)/python examples/demo.py --output out
+
+serve: $(VENV)/.demo ## start a server on the default ports
+	$(RUN)/warmswap serve
+
+test: lint unit e2e ## all tests but those of the exporter
+
+lint: $(VENV)/.dev ## format, style, types, who may import whom
+	$(RUN)/ruff format --check $(LINTED)
+	$(RUN)/ruff check $(LINTED)
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into shape
+	$(RUN)/ruff check --fix $(LINTED)
+	$(RUN)/ruff format $(LINTED)
+
+unit: $(VENV)/.dev ## tests that start no server
+	$(RUN)/pytest -m "not triton and not export and not gpu"
+
+e2e: $(VENV)/.dev ## tests on the real Triton
+	$(RUN)/pytest -m "triton and not gpu"
+
+test-export: $(EXPORT_VENV)/.export ## export the open pack again and compare (needs PyTorch and npm)
+	$(EXPORT_VENV)/bin/pytest -m export
+
+bench: $(VENV)/.dev ## the server against a plain loop in one process
+	$(RUN)/warmswap bench overhead
+
+clean: ## remove what make made
+	rm -rf $(VENV) $(EXPORT_VENV) out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Operations: a local Triton, the launcher that makes a replica warm, and the control API."""

@@ -1,0 +1,85 @@
+"""``warmswap serve``: start a replica and keep it in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP: str = "start a server on this machine; it is ready when it has swapped the golden face correctly"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``warmswap serve``."""
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        help="model repository (default: $WARMSWAP_REPOSITORY, ./model_repository, or the checkout's)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        parser.add_argument(f"--{name}-port", type=_port, default=port, help="0 = any free one (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per phase")
+    parser.add_argument("--verbose", action="store_true", help="pass on everything that tritonserver writes")
+    parser.add_argument(
+        "--exit-timeout",
+        type=_seconds,
+        default=25,
+        metavar="S",
+        help="how long in-flight requests may take after SIGTERM (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain-delay",
+        type=_seconds,
+        default=0,
+        metavar="S",
+        help="go on serving this long after SIGTERM, until endpoints are gone (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--config-name",
+        metavar="NAME",
+        help="use configs/NAME.pbtxt of each model that has it (default: gpu where there is a GPU)",
+    )
+    parser.add_argument(
+        "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal.
+
+    Raises:
+        OpsError: the start failed, or the server died; ``exit_code`` says of which kind.
+    """
+    from warmswap_ops.stop_signals import stop_signals
+
+    with stop_signals() as events:  # before the imports below: process 1 loses a signal that has no handler yet
+        from warmswap_ops.launcher import LaunchOptions
+        from warmswap_ops.phases import phase_printer
+        from warmswap_ops.ports import Ports
+        from warmswap_ops.serve_loop import ServeLoop
+
+        options = LaunchOptions(
+            repository=args.repository,
+            host=args.host,
+            ports=Ports(args.http_port, args.grpc_port, args.metrics_port),
+            exit_timeout_s=args.exit_timeout,
+            load_timeout_s=args.load_timeout,
+            config_name=args.config_name,
+            verbose=args.verbose,
+        )
+        return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not a port")
+    return port
+
+
+def _seconds(text: str) -> int:
+    seconds = int(text)
+    if seconds < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return seconds

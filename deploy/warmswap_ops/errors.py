@@ -1,0 +1,90 @@
+"""Errors of the operations side, by what an operator can do about each.
+
+    OpsError                      one line for a human, and an exit code
+    ├── MachineError         3    install or upgrade what the line names
+    ├── RepositoryError      4    repair the model repository (a model missing, corrupt, or not what its manifest says)
+    ├── PortInUseError       5    choose another port, or stop what holds this one
+    ├── ServerError          6    the tritonserver process did not start, or died
+    └── ControlError         7    the control API said no
+        ├── ServerUnreachableError   nothing answers at the address
+        ├── ControlTimeoutError      no answer in time
+        ├── UnknownModelError        no such model in the repository
+        └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
+
+Exit code 1 is for faults of this program, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OpsError(Exception):
+    """Base of all errors of ``warmswap_ops``; its text is one line.
+
+    Attributes:
+        exit_code: What the process exits with.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        """Join the lines of ``message``: an operator greps for one."""
+        super().__init__(" ".join(message.split()))
+
+
+class MachineError(OpsError):
+    """The machine lacks something; the text names it and the fix."""
+
+    exit_code = 3
+
+
+class RepositoryError(OpsError):
+    """The model repository is missing, incomplete or corrupt."""
+
+    exit_code = 4
+
+
+class PortInUseError(OpsError):
+    """A port that was asked for is taken."""
+
+    exit_code = 5
+
+    def __init__(self, role: str, host: str, port: int) -> None:
+        """Name the port, and the option that changes it."""
+        super().__init__(f"{role} port {port} on {host} is already in use; choose another with --{role}-port (0 = any)")
+        self.port = port
+
+
+class ServerError(OpsError):
+    """The tritonserver process did not start, or died."""
+
+    exit_code = 6
+
+
+class ControlError(OpsError):
+    """The control API refused a call."""
+
+    exit_code = 7
+
+
+class ServerUnreachableError(ControlError):
+    """Nothing answers at the address."""
+
+
+class ControlTimeoutError(ControlError):
+    """No answer in time."""
+
+
+class UnknownModelError(ControlError):
+    """The repository has no such model, or the model no such version."""
+
+
+class ModelLoadError(ControlError):
+    """A model was refused."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        """Name the model and why it was refused."""
+        super().__init__(f"model {model} failed to load: {reason}")
+        self.model = model
+        self.reason = reason

@@ -1,0 +1,185 @@
+"""The model repository on disk: is everything there, and is it what the manifests say?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from warmswap_ensemble.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestError,
+    read_manifest,
+    verify_files,
+    version_dirs,
+)
+from warmswap_ops.errors import RepositoryError
+
+REPOSITORY_VARIABLE: Final = "WARMSWAP_REPOSITORY"
+FOLDER_NAME: Final = "model_repository"
+_CHECKOUT_REPOSITORY: Final = Path(__file__).resolve().parents[2] / FOLDER_NAME
+
+_TOKEN: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*|[{}\[\]:,;]|[^\s{}\[\]:,;#"\']+')
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions of a model Triton serves.
+
+    Attributes:
+        latest: This many of the highest versions; 0 = no such rule.
+        specific: These versions; empty = no such rule. With neither rule: all.
+    """
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+
+    def choose(self, versions: Sequence[int]) -> list[int]:
+        """Return the versions that are served, of those that are there."""
+        if self.specific:
+            return [version for version in versions if version in self.specific]
+        return sorted(versions)[-self.latest :]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """One version that will be served; ``manifest`` is ``None`` for a pipeline that brings none."""
+
+    model: str
+    version: int
+    folder: Path
+    manifest: Manifest | None
+
+
+def find_repository(given: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the repository: the given one, ``$WARMSWAP_REPOSITORY``, ``./model_repository``, or the checkout's.
+
+    Raises:
+        RepositoryError: the one that was asked for is no folder, or there is none.
+    """
+    if given is not None:
+        return _existing(given, "--repository")
+    from_environment = environ.get(REPOSITORY_VARIABLE)
+    if from_environment:
+        return _existing(Path(from_environment), f"${REPOSITORY_VARIABLE}")
+    for candidate in (Path(FOLDER_NAME), _CHECKOUT_REPOSITORY):
+        if candidate.is_dir():
+            return candidate.resolve()
+    raise RepositoryError(f"no model repository: give --repository or ${REPOSITORY_VARIABLE}")
+
+
+def read_repository(
+    repository: Path, stages: Sequence[str], pipelines: Sequence[str], config_name: str | None = None
+) -> list[ServedVersion]:
+    """Return what will be served, with the manifests read; files are not looked into yet (see ``verify``).
+
+    Args:
+        repository: Folder of models.
+        stages: Models that must be there with a manifest for every served version.
+        pipelines: Models that must be there.
+        config_name: Value of ``--model-config-name``, whose configuration files win.
+
+    Raises:
+        RepositoryError: a model, its configuration, its versions or a manifest is missing or wrong.
+    """
+    missing = [name for name in (*stages, *pipelines) if not (repository / name).is_dir()]
+    if missing:
+        raise RepositoryError(f"{repository} lacks {', '.join(missing)}")
+    served: list[ServedVersion] = []
+    for name in (*stages, *pipelines):
+        policy = parse_version_policy(_read_config(repository / name, config_name))
+        folders = {int(path.name): path for path in version_dirs(repository / name)}
+        chosen = policy.choose(list(folders))
+        if not chosen:
+            raise RepositoryError(f"{repository / name} has no version that its version_policy serves")
+        for version in chosen:
+            manifest = _read_manifest(name, version, folders[version], required=name in stages)
+            served.append(ServedVersion(name, version, folders[version], manifest))
+    return served
+
+
+def verify(served: Sequence[ServedVersion]) -> None:
+    """Compare the files of all versions with their manifests, several at a time.
+
+    Raises:
+        RepositoryError: a file is missing or differs.
+    """
+    with_manifest = [(version.model, version.folder, version.manifest) for version in served if version.manifest]
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="sha256") as pool:
+        futures = [(model, pool.submit(verify_files, folder, manifest)) for model, folder, manifest in with_manifest]
+    for model, future in futures:
+        error = future.exception()
+        if isinstance(error, ManifestError):
+            raise RepositoryError(f"model {model}: {error}") from error
+        if error is not None:
+            raise error
+
+
+def parse_version_policy(config: str) -> VersionPolicy:
+    """Return the ``version_policy`` of a ``config.pbtxt``; Triton's default is the latest one.
+
+    Reads the text itself: protobuf's parser would cost more time than the server's start leaves.
+    """
+    tokens = [token for token in _TOKEN.findall(config) if token[0] not in "#:,;"]
+    depth = 0
+    for index, token in enumerate(tokens):
+        if depth == 0 and token == "version_policy":
+            return _policy(_block(tokens, index + 1))
+        depth += (token in "{[") - (token in "}]")
+    return VersionPolicy()
+
+
+def _policy(block: Sequence[str]) -> VersionPolicy:
+    numbers = tuple(int(token) for token in block if token.isdecimal())
+    if "all" in block:
+        return VersionPolicy(latest=0)
+    if "specific" in block:
+        return VersionPolicy(latest=0, specific=numbers)
+    return VersionPolicy(latest=max(numbers, default=1))
+
+
+def _block(tokens: Sequence[str], start: int) -> list[str]:
+    """Return the tokens of the braces that open at ``start``."""
+    depth = 0
+    block: list[str] = []
+    for token in tokens[start:]:
+        depth += (token == "{") - (token == "}")
+        block.append(token)
+        if depth == 0:
+            break
+    return block
+
+
+def _existing(folder: Path, source: str) -> Path:
+    if not folder.is_dir():
+        raise RepositoryError(f"{source}: {folder} is not a folder")
+    return folder.resolve()
+
+
+def _read_config(model_dir: Path, config_name: str | None) -> str:
+    path = model_dir / "config.pbtxt"
+    named = model_dir / "configs" / f"{config_name}.pbtxt"
+    if config_name and named.is_file():
+        path = named
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RepositoryError(f"{path} cannot be read: {error}") from error
+
+
+def _read_manifest(model: str, version: int, folder: Path, *, required: bool) -> Manifest | None:
+    if not required and not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        raise RepositoryError(f"model {model}: {error}") from error
+    if (manifest.model, manifest.version) != (model, version):
+        raise RepositoryError(
+            f"model {model}: {folder / MANIFEST_NAME} belongs to {manifest.model} version {manifest.version}"
+        )
+    return manifest

@@ -1,0 +1,174 @@
+"""The life of a replica in the foreground: start, wait, drain, stop; also as process 1 of a container.
+
+The start runs in a thread and everything arrives in one queue, so a signal is answered at once whatever the start is
+doing. As process 1, Python must install handlers (the kernel drops signals without one) and reap orphans.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from warmswap_ops.errors import OpsError, ServerError
+from warmswap_ops.launcher import Launcher, LaunchOptions
+from warmswap_ops.phases import Phase, Report, Stopwatch, process_start_s
+from warmswap_ops.stop_signals import EventQueue, StopSignal
+
+REAP_INTERVAL_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class _Exited:
+    returncode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    finished: bool
+
+
+_Event = StopSignal | _Ready | _Failed | _Exited | _Stopped
+
+
+class ServeLoop:
+    """One replica in the foreground."""
+
+    def __init__(self, options: LaunchOptions, report: Report, events: EventQueue, drain_delay_s: float = 0.0) -> None:
+        """Prepare.
+
+        Args:
+            options: What to serve, and how.
+            report: Gets every phase.
+            events: Where stop signals arrive (see ``stop_signals``).
+            drain_delay_s: How long to go on serving after a signal, until no endpoint leads here.
+        """
+        self._report = report
+        self._drain_delay_s = drain_delay_s
+        self._events = events
+        self._is_ready = False
+        self._launcher = Launcher(options, report, _to_stderr, Stopwatch(process_start_s()))
+
+    def run(self) -> int:
+        """Serve until a signal; return the exit code.
+
+        Raises:
+            OpsError: the start failed, or the server died.
+        """
+        starter = threading.Thread(target=self._start, name="start", daemon=True)
+        starter.start()
+        try:
+            return self._until_ready()
+        except OpsError as error:
+            self._report(Phase("failed", None, {"error": str(error), "exit_code": error.exit_code}))
+            raise
+        finally:
+            self._launcher.kill()
+            starter.join(timeout=5.0)
+            _reap_orphans()
+
+    def _start(self) -> None:
+        try:
+            self._launcher.start()
+        except BaseException as error:  # it is raised again by the main thread
+            self._events.put(_Failed(error))
+            return
+        self._events.put(_Ready())
+        self._events.put(_Exited(self._launcher.wait()))
+
+    def _until_ready(self) -> int:
+        match self._next():
+            case StopSignal() as stop:
+                self._launcher.kill()
+                self._report(Phase("stopped", None, {"reason": f"{stop.name} during the start"}))
+                return 0
+            case _Failed(error):
+                raise error
+            case _:
+                self._is_ready = True
+                return self._until_signal()
+
+    def _until_signal(self) -> int:
+        event = self._next()
+        if isinstance(event, StopSignal):
+            return self._drain(event)
+        self._launcher.check_alive()
+        raise ServerError("tritonserver died")
+
+    def _drain(self, stop: StopSignal) -> int:
+        stopwatch = Stopwatch()
+        self._report(Phase("draining", None, {"reason": stop.name, "delay_s": self._drain_delay_s}))
+        event = self._next(self._drain_delay_s)
+        if isinstance(event, _Exited):  # it was serving still
+            self._launcher.check_alive()
+        if event is None:
+            threading.Thread(target=self._stop, name="stop", daemon=True).start()
+            event = self._next()
+            while isinstance(event, _Exited):  # as it should; the stop is not complete yet
+                event = self._next()
+        self._launcher.kill()
+        if isinstance(event, StopSignal):
+            self._report(Phase("stopped", stopwatch.total_ms(), {"reason": f"killed by a second {event.name}"}))
+            return 128 + event.number
+        in_time = isinstance(event, _Stopped) and event.finished
+        reason = "all requests finished" if in_time else "some requests did not finish in time"
+        self._report(Phase("stopped", stopwatch.total_ms(), {"reason": reason}))
+        return 0
+
+    def _stop(self) -> None:
+        self._events.put(_Stopped(self._launcher.stop()))
+
+    def _next(self, timeout_s: float | None = None) -> _Event | None:
+        """Return the next event, or ``None`` when the time is up; process 1 reaps orphans meanwhile.
+
+        Not during the start, whose own children must be left to it.
+        """
+        reap = os.getpid() == 1 and self._is_ready
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            remaining_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            step_s = min(REAP_INTERVAL_S, remaining_s if remaining_s is not None else REAP_INTERVAL_S)
+            try:
+                event: _Event = self._events.get(timeout=step_s if reap else remaining_s)
+            except queue.Empty:
+                if remaining_s is not None and remaining_s <= step_s:
+                    return None
+                _reap_orphans(except_pid=self._launcher.pid)
+            else:
+                return event
+
+
+def _reap_orphans(except_pid: int | None = None) -> None:
+    """Reap dead processes that the kernel gave to process 1; the server itself is left to its ``Popen``."""
+    if os.getpid() != 1:
+        return
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == except_pid:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def _to_stderr(line: str) -> None:
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return

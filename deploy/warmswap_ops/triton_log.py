@@ -1,0 +1,92 @@
+"""What tritonserver writes: keep the end of it, pass on what matters, and find the decisive line."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+KEPT_LINES: Final = 500
+
+_GLOG: Final = re.compile(r'^([IWEF])\d{4} [\d:.]+ \d+ \S+\] "?(.*?)"?$')
+_LOAD_PREFIX: Final = re.compile(r"^load failed for model '[^']*': (?=version |\S)")
+_VERSION_STATE: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: (?:[A-Z][A-Za-z ]{2,20}: )?")
+_TRACEBACK: Final = re.compile(r"\n\s*\n?At:\n.*", re.DOTALL)
+_HARMLESS: Final = ("CudaDriverHelper has not been initialized",)  # an error line of every start without a GPU
+_DECISIVE: Final = (
+    "error while loading shared libraries",
+    "already in use",
+    "failed to",
+    "error:",
+    "cannot ",
+    "Signal (",
+)
+
+
+class TritonLog:
+    """The last lines of the server and its stubs."""
+
+    def __init__(self, pass_on: Callable[[str], None] | None = None, *, verbose: bool = False) -> None:
+        """Keep lines.
+
+        Args:
+            pass_on: Gets the lines that an operator should see.
+            verbose: Pass on everything, from the start; otherwise only what is not merely informative, and only
+                while ``passing_on`` is set.
+        """
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lock = threading.Lock()
+        self._pass_on = pass_on
+        self._verbose = verbose
+        self.passing_on = False
+
+    def add(self, line: str) -> None:
+        """Keep a line, and pass it on if it matters."""
+        with self._lock:
+            self._lines.append(line)
+        if self._pass_on and (self._verbose or (self.passing_on and not line.startswith("I"))):
+            self._pass_on(line)
+
+    def lines(self) -> list[str]:
+        """Return the lines that are kept."""
+        with self._lock:
+            return list(self._lines)
+
+    def decisive_line(self) -> str:
+        """Return the line that says why the server died, as well as one can tell."""
+        return decisive_line(self.lines())
+
+
+def decisive_line(lines: Iterable[str]) -> str:
+    """Return the first line of an error, without Triton's time stamp; else the last line; else a dash."""
+    parsed = [(match[1], match[2]) if (match := _GLOG.match(line)) else ("", line.strip()) for line in lines]
+    parsed = [(level, text) for level, text in parsed if not any(mark in text for mark in _HARMLESS)]
+    candidates = [text for level, text in parsed if level in ("E", "F") or (not level and _is_decisive(text))]
+    if candidates:
+        return candidates[0]
+    return next((text for _, text in reversed(parsed) if text), "it wrote nothing")
+
+
+def load_failure(message: str) -> str:
+    """Return the decisive part of what Triton says of a failed load: one line, no prefixes, no Python traceback."""
+    text = _LOAD_PREFIX.sub("", message.strip())
+    versions = list(_VERSION_STATE.finditer(text))
+    if not versions:
+        return _tidy(text)
+    parts: list[str] = []
+    for match, following in zip(versions, [*versions[1:], None], strict=True):
+        reason = _tidy(text[match.end() : following.start() if following else None])
+        parts.append(f"version {match[1]}: {reason}")
+    return "; ".join(parts)
+
+
+def _tidy(text: str) -> str:
+    text = _TRACEBACK.sub("", text)
+    text = text.removeprefix("TritonModelException: ").strip().rstrip(";").strip()
+    return " ".join(text.split())
+
+
+def _is_decisive(text: str) -> bool:
+    return any(mark in text for mark in _DECISIVE)

@@ -1,0 +1,1 @@
+"""Sub-command of ``warmswap``: ``bench``."""
