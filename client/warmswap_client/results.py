@@ -63,7 +63,7 @@ class SwapResult:
         image_format: ``jpeg``, ``png`` or ``webp``.
         size_wh: Width and height of the new picture, pixels.
         faces: Every face of the target, as the server orders them.
-        source: The face that was put in.
+        source: The face that was put in; None where the target was passed through unchanged.
         timings_ms: Milliseconds that each stage took on the server.
         models: Version of each model that took part.
         report: The server's whole report; newer servers may tell more there.
@@ -73,7 +73,7 @@ class SwapResult:
     image_format: str
     size_wh: tuple[int, int]
     faces: tuple[SwappedFace, ...]
-    source: SourceFace
+    source: SourceFace | None
     timings_ms: Mapping[str, float]
     models: Mapping[str, str]
     report: Mapping[str, Any] = field(repr=False)
@@ -131,7 +131,7 @@ def parse_swap(outputs: Tensors, *, url: str, model: str) -> SwapResult:
             image_format=str(picture["format"]),
             size_wh=(int(picture["width"]), int(picture["height"])),
             faces=tuple(_swapped_face(face) for face in report["faces"]),
-            source=SourceFace(_bbox(source["bbox"]), float(source["score"]), bool(source["cached"])),
+            source=None if source is None else _source_face(source),
             timings_ms={str(stage): float(ms) for stage, ms in report["timings_ms"].items()},
             models={str(name): str(version) for name, version in report["models"].items()},
             report=report,
@@ -165,6 +165,10 @@ def _swapped_face(face: Mapping[str, Any]) -> SwappedFace:
         similarity_before=_optional_float(face.get("similarity_before")),
         similarity_after=_optional_float(face.get("similarity_after")),
     )
+
+
+def _source_face(source: Mapping[str, Any]) -> SourceFace:
+    return SourceFace(_bbox(source["bbox"]), float(source["score"]), bool(source["cached"]))
 
 
 def _bbox(values: Sequence[float]) -> Bbox:

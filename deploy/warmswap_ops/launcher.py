@@ -1,9 +1,9 @@
 """From nothing to a replica that has just swapped a face correctly.
 
-    pre-flight -> tritonserver, empty -> its ports open -> stages, in parallel -> pipelines, in parallel -> ready
+    pre-flight -> tritonserver, empty -> its ports open -> stages and pipelines, all at once -> ready
 
-Stages come before pipelines because a pipeline's warm-up is the golden request, which runs through the stages: when
-the last load returns, the whole chain has given the golden answer. While the server starts, this process imports
+A pipeline's warm-up is the golden request, which runs through the stages and waits for them: when the last load
+returns, the whole chain has given the golden answer. While the server starts, this process imports
 tritonclient and verifies the sha256 of every file that will be served.
 """
 
@@ -211,7 +211,7 @@ class Launcher:
             exit_timeout_s=options.exit_timeout_s,
             onnxruntime_version=onnxruntime_version(install),
             config_name=config_name,
-            load_threads=max(4, len(options.stages)),
+            load_threads=max(4, len(options.stages) + len(options.pipelines)),
         )
         with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
             verified = pool.submit(verify, served)
@@ -236,9 +236,9 @@ class Launcher:
         from warmswap_ops.control import ControlClient  # imported while the server started
 
         options = self.options
+        groups = [("stages", options.stages), ("pipelines", options.pipelines)]
         with ControlClient(self.grpc_url) as control:
-            for phase, models in (("stages", options.stages), ("pipelines", options.pipelines)):
-                loaded_ms = load_models(control, models, options.load_timeout_s, self._server, at_once)
+            for phase, loaded_ms in load_models(control, groups, options.load_timeout_s, self._server, at_once):
                 self._end_phase(phase, models=loaded_ms)
 
     def _open_server(self, command: ServerOptions, ports: Ports, env: dict[str, str]) -> None:

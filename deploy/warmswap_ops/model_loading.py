@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +20,25 @@ _HOLDS_REQUESTS: Final = ("READY", "UNLOADING")
 
 
 def load_models(
-    control: ControlClient, models: Sequence[str], timeout_s: float, process: TritonProcess, at_once: int
-) -> dict[str, float]:
-    """Load models, ``at_once`` of them at a time; return the milliseconds that each took.
+    control: ControlClient,
+    groups: Sequence[tuple[str, Sequence[str]]],
+    timeout_s: float,
+    process: TritonProcess,
+    at_once: int,
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Load groups of models; yield each group, in order, when all of its models are loaded.
 
     The first failure wins, and kills the server: that ends the other loads too.
+
+    Args:
+        control: Connection to the server.
+        groups: Name and models of each group; a model may need those of an earlier group to become ready.
+        timeout_s: For each model.
+        process: The server, which may die meanwhile.
+        at_once: Models that are loaded at the same time, in the order of the groups; all of them if it is large enough.
+
+    Yields:
+        Name of the group, and the milliseconds that each of its models took.
 
     Raises:
         ControlError: a model was refused, or took longer than ``timeout_s``.
@@ -36,18 +50,17 @@ def load_models(
         control.load(model, timeout_s=timeout_s)
         return stopwatch.total_ms()
 
-    if not models:
-        return {}
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="load")
     try:
-        futures: dict[Future[float], str] = {pool.submit(load, model): model for model in models}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=LIVENESS_INTERVAL_S, return_when=FIRST_COMPLETED)
-            for future in done:
-                _raise_failure(future, process)
-            process.check_alive()
-        return {model: future.result() for future, model in futures.items()}
+        futures = {model: pool.submit(load, model) for _, models in groups for model in models}
+        running = set(futures.values())
+        for name, models in groups:
+            while not all(futures[model].done() for model in models):
+                done, running = wait(running, timeout=LIVENESS_INTERVAL_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    _raise_failure(future, process)
+                process.check_alive()
+            yield name, {model: futures[model].result() for model in models}
     except BaseException:
         process.kill()
         raise

@@ -7,6 +7,7 @@ An ``affine_matrix`` is (2, 3) float64 and maps source pixels to crop pixels; bo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import cv2
@@ -150,22 +151,45 @@ def clip_bbox(bbox: MatrixArray, image: ImageArray) -> tuple[int, int, int, int]
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def letterbox(image_rgb: ImageArray, size_hw: tuple[int, int]) -> tuple[ImageArray, float]:
-    """Shrink an image to fit a frame, at the top left, the rest black. A smaller image is not enlarged.
+def fit_into(image_rgb: ImageArray, size_hw: tuple[int, int]) -> tuple[ImageArray, float]:
+    """Shrink an image so that it fits a size. A smaller image is not enlarged.
 
     Args:
         image_rgb: (H, W, 3) uint8.
-        size_hw: Height and width of the frame.
+        size_hw: Largest height and width.
 
     Returns:
-        The (height, width, 3) uint8 frame, and its scale: frame pixels per image pixel.
+        The (h, w, 3) uint8 image, and its scale: its pixels per pixel of the original.
     """
     height, width = image_rgb.shape[:2]
     scale = min(size_hw[0] / height, size_hw[1] / width, 1.0)
-    frame = np.zeros((*size_hw, 3), np.uint8)
     if scale == 1.0:
-        frame[:height, :width] = image_rgb
-        return frame, scale
-    wh = (max(1, min(size_hw[1], round(width * scale))), max(1, min(size_hw[0], round(height * scale))))
-    cv2.resize(image_rgb, wh, dst=frame[: wh[1], : wh[0]], interpolation=cv2.INTER_AREA)
-    return frame, scale
+        return image_rgb, scale
+    size_wh = (max(1, min(size_hw[1], round(width * scale))), max(1, min(size_hw[0], round(height * scale))))
+    return np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8), scale
+
+
+def letterbox(images_rgb: Sequence[ImageArray], size_hw: tuple[int, int], multiple: int) -> ImageArray:
+    """Put images into frames of one size: at the top left, the rest black.
+
+    Args:
+        images_rgb: (h, w, 3) uint8, none larger than ``size_hw``.
+        size_hw: Largest height and width of a frame.
+        multiple: Frames are cut to the smallest multiple of this that holds every image, since empty pixels cost as
+            much time as others; 0 keeps ``size_hw``.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    height, width = size_hw
+    if multiple:
+        height = min(height, _round_up(max(image.shape[0] for image in images_rgb), multiple))
+        width = min(width, _round_up(max(image.shape[1] for image in images_rgb), multiple))
+    frames = np.zeros((len(images_rgb), height, width, 3), np.uint8)
+    for frame, image in zip(frames, images_rgb, strict=True):
+        frame[: image.shape[0], : image.shape[1]] = image
+    return frames
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -7,6 +7,7 @@ request is answered on its own; an exception that leaves ``execute`` would fail 
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,12 @@ from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
 STAGE_VERSION_PREFIX: Final = "stage_version."
-SETTINGS: Final = ("max_image_bytes", "max_image_pixels", "source_cache_entries")
+SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
+
+STAGE_PATIENCE_S: Final = 120.0
+"""How long the first request, which is the warm-up, waits for a stage."""
+STAGE_POLL_S: Final = 0.01
 
 NOT_READY_TEXTS: Final = ("no available versions", "not ready", "is not available", "not found")
 """What Triton says of a model that is being unloaded, or of a server that is shutting down."""
@@ -66,14 +71,17 @@ class PipelineModel:
                 max_bytes=_setting(settings, "max_image_bytes", ImageLimits().max_bytes),
                 max_pixels=_setting(settings, "max_image_pixels", ImageLimits().max_pixels),
             )
+            self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
             self.stages = resolve_stages(self.name, model_dir.parent, pins)
             self.golden = read_golden(model_dir / self.version)
             self._check_warmup(model_dir)
         except Exception as error:
             raise pb_utils.TritonModelException(f"{self.name} {self.version}: {error}") from error
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
-        self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
-        self.pipeline = Pipeline(StageCalls(self.stages, call_stage), limits, self.cache, self.executor)
+        fixed_frames = bool(_setting(settings, "fixed_frames", 0))
+        calls = StageCalls(self.stages, self._call_stage, fixed_frames)
+        self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
+        self.answered = False
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Return one response per request, in order."""
@@ -85,7 +93,9 @@ class PipelineModel:
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         try:
-            return pb_utils.InferenceResponse(output_tensors=self.respond(request))
+            response = pb_utils.InferenceResponse(output_tensors=self.respond(request))
+            self.answered = True
+            return response
         except PipelineError as error:
             if isinstance(error, SelfTestError | StageFailedError):
                 pb_utils.Logger.log_error(f"{self.name} {self.version}: {error.message}")
@@ -99,6 +109,20 @@ class PipelineModel:
     def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Answer one request; errors are raised as ``PipelineError``."""
         raise NotImplementedError
+
+    def _call_stage(self, stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
+        """Call a stage; the warm-up waits for stages that are still being loaded.
+
+        So a launcher may load pipelines and stages at once, and the start of this process costs no time.
+        """
+        deadline_s = time.monotonic() + STAGE_PATIENCE_S
+        while True:
+            try:
+                return call_stage(stage, inputs, output_names)
+            except OverloadedError:
+                if self.answered or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(STAGE_POLL_S)
 
     def _check_warmup(self, model_dir: Path) -> None:
         if self.golden is None:

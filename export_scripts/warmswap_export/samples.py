@@ -19,6 +19,7 @@ from warmswap_ensemble.geometry import (
     ImageArray,
     MatrixArray,
     estimate_affine_matrix,
+    fit_into,
     invert_affine_matrix,
     letterbox,
     transform_points,
@@ -56,9 +57,10 @@ def make_samples(run_stage: RunStage, settings: Settings) -> dict[str, dict[str,
         settings: Per stage, what its manifest says.
     """
     pictures = read_pictures()
-    size_hw = tuple(settings[FACE_DETECTOR.name]["input_size_hw"])
-    frames, scales = zip(*(letterbox(picture, size_hw) for picture in pictures), strict=True)
-    detector = {"image_rgb": np.stack(frames)}
+    height, width = settings[FACE_DETECTOR.name]["input_size_hw"]
+    size_hw = (int(height), int(width))
+    fitted, scales = zip(*(fit_into(picture, size_hw) for picture in pictures), strict=True)
+    detector = {"image_rgb": letterbox(fitted, size_hw, multiple=0)}
     kps_per_picture = run_stage(FACE_DETECTOR.name, detector)["kps"][:, 0]
     kps = [points / scale for points, scale in zip(kps_per_picture, scales, strict=True)]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from warmswap_ensemble.contract import STAGES
 from warmswap_ensemble.manifest import Manifest, ManifestError, read_manifest, verify_files, version_dirs
-
 from warmswap_export.errors import ExportError
 from warmswap_export.export import MODEL_FILE, PackBuild, Progress
 from warmswap_export.packs import load_pack

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from warmswap_ensemble.compositing import paste_crop
 
 FRAMES_WH = {"720p": (1280, 720), "4K": (3840, 2160)}

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import SwapOptions
@@ -24,7 +25,6 @@ from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.stage_versions import resolve_stages
 from warmswap_ensemble.types import Stage
-
 from warmswap_loadtests.payloads import Payload
 from warmswap_loadtests.stats import Latencies
 

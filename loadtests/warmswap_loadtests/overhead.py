@@ -9,14 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from warmswap_ops.launcher import Launcher, LaunchOptions
-from warmswap_ops.ports import Ports
-
 from warmswap_loadtests.in_process import InProcessLoop, fastest_loop
 from warmswap_loadtests.payloads import Payload, demo_payload, requests
 from warmswap_loadtests.processes import peak_rss_mb, pss_mb
 from warmswap_loadtests.served import run_clients
 from warmswap_loadtests.stats import Latencies, median_of_ratios, pool
+from warmswap_ops.launcher import Launcher, LaunchOptions
+from warmswap_ops.ports import Ports
 
 CONCURRENCIES = (1, 2, 4)
 LOOP = "in-process loop"

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from warmswap_client import FaceSwapClient
 
+from warmswap_client import FaceSwapClient
 from warmswap_loadtests.payloads import Payload
 from warmswap_loadtests.stats import Latencies
 

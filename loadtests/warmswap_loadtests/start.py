@@ -14,7 +14,7 @@ from typing import Any
 
 from warmswap_loadtests.errors import BenchError
 
-COMMAND = [sys.executable, "-m", "warmswap_client", "serve", "--json", "--http-port", "0", "--grpc-port", "0"]
+COMMAND = [sys.executable, "-m", "warmswap_ops", "--json", "--http-port", "0", "--grpc-port", "0"]
 
 
 def measure_start(repository: Path, runs: int, progress: Callable[[str], None]) -> dict[str, Any]:

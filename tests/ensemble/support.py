@@ -28,7 +28,8 @@ GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 
 def noise_rgb(height: int, width: int, seed: int = 0) -> ImageArray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return np.asarray(pixels, np.uint8)
 
 
 def smooth_rgb(height: int, width: int) -> ImageArray:
@@ -88,7 +89,7 @@ def make_stage(model: str, *, version: int = 1, sha256: str = "0" * 64, **settin
 
 def unit_rows(count: int, length: int, seed: int = 0) -> FloatArray:
     rows = np.random.default_rng(seed).normal(size=(count, length))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 class RecordingCalls:

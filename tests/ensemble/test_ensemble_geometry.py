@@ -15,6 +15,7 @@ from warmswap_ensemble.geometry import (
     clip_bbox,
     compose,
     estimate_affine_matrix,
+    fit_into,
     invert_affine_matrix,
     letterbox,
     scale_of,
@@ -197,7 +198,7 @@ def test_crop_works_where_the_image_is_wider_than_opencv_warps() -> None:
 def centre_of_light(image: ImageArray) -> MatrixArray:
     light = image[:, :, 0].astype(np.float64)
     y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
-    return np.array([(light * x).sum(), (light * y).sum()]) / light.sum()
+    return np.asarray(np.array([(light * x).sum(), (light * y).sum()]) / light.sum())
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.25, 0.59, 0.61, 1, 2])
@@ -245,7 +246,7 @@ def test_bounding_box_holds_all_points() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_hw", "filled_hw", "scale"),
+    ("image_hw", "fitted_hw", "scale"),
     [
         pytest.param((1, 1), (1, 1), 1, id="one pixel is not enlarged"),
         pytest.param((640, 640), (640, 640), 1, id="exact"),
@@ -258,23 +259,47 @@ def test_bounding_box_holds_all_points() -> None:
         pytest.param((3, 40_000), (1, 640), 640 / 40_000, id="wider than opencv warps"),
     ],
 )
-def test_letterbox(image_hw: tuple[int, int], filled_hw: tuple[int, int], scale: float) -> None:
-    frame, actual = letterbox(np.full((*image_hw, 3), 77, np.uint8), (640, 640))
-    assert frame.shape == (640, 640, 3)
+def test_image_is_shrunk_to_fit(image_hw: tuple[int, int], fitted_hw: tuple[int, int], scale: float) -> None:
+    fitted, actual = fit_into(np.full((*image_hw, 3), 77, np.uint8), (640, 640))
+    assert fitted.shape == (*fitted_hw, 3)
+    assert (fitted == 77).all()
     assert actual == pytest.approx(scale)
-    height, width = filled_hw
-    assert (frame[:height, :width] == 77).all()
-    assert np.count_nonzero(frame) == height * width * 3
 
 
-def test_letterbox_size_is_height_first() -> None:
-    frame, scale = letterbox(noise_rgb(100, 400), (50, 300))
-    assert frame.shape == (50, 300, 3)
+def test_size_to_fit_is_height_first() -> None:
+    fitted, scale = fit_into(noise_rgb(100, 400), (50, 300))
+    assert fitted.shape == (50, 200, 3)
     assert scale == 0.5
+
+
+def test_shrinking_averages() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[:, ::2] = 200
+    assert np.unique(fit_into(image, (50, 50))[0]).tolist() == [100]
+
+
+@pytest.mark.parametrize(
+    ("sizes_hw", "multiple", "frame_hw"),
+    [
+        pytest.param([(1, 1)], 32, (32, 32), id="one pixel"),
+        pytest.param([(64, 32)], 32, (64, 32), id="exact"),
+        pytest.param([(65, 33)], 32, (96, 64), id="one too many"),
+        pytest.param([(10, 100), (70, 20)], 32, (96, 128), id="holds every image"),
+        pytest.param([(100, 160)], 32, (100, 160), id="never larger than the detector's own size"),
+        pytest.param([(10, 10)], 0, (100, 160), id="fixed"),
+    ],
+)
+def test_letterbox(sizes_hw: list[tuple[int, int]], multiple: int, frame_hw: tuple[int, int]) -> None:
+    images = [noise_rgb(*size_hw, seed=seed).clip(1) for seed, size_hw in enumerate(sizes_hw)]
+    frames = letterbox(images, (100, 160), multiple)
+    assert frames.shape == (len(images), *frame_hw, 3)
+    for frame, image in zip(frames, images, strict=True):
+        height, width = image.shape[:2]
+        np.testing.assert_array_equal(frame[:height, :width], image)
+        assert np.count_nonzero(frame) == image.size
 
 
 def test_letterbox_does_not_touch_the_image() -> None:
     image = noise_rgb(20, 30)
-    frame, _ = letterbox(image, (64, 64))
-    frame[:] = 0
+    letterbox([fit_into(image, (64, 64))[0]], (64, 64), 0)[:] = 0
     np.testing.assert_array_equal(image, noise_rgb(20, 30))

@@ -26,13 +26,13 @@ from tests.ensemble.support import (
     smooth_rgb,
 )
 from warmswap_ensemble.errors import ImageTooLargeError, InvalidImageError
-from warmswap_ensemble.image import DecodedImage, ImageLimits, decode_image, encode_image
+from warmswap_ensemble.image import DecodedImage, ImageArray, ImageLimits, decode_image, encode_image
 
 LIMITS = ImageLimits()
 SMOOTH = smooth_rgb(48, 64)
 NOISE = noise_rgb(6, 9)
 GREY_8 = NOISE[:, :, 0].copy()
-ALPHA = np.arange(54, dtype=np.uint8).reshape(6, 9) * 4
+ALPHA: ImageArray = np.arange(0, 216, 4, np.uint8).reshape(6, 9)
 NOISE_16 = np.random.default_rng(1).integers(0, 65536, (6, 9, 4), dtype=np.uint16)
 
 
@@ -87,7 +87,7 @@ PALETTE_RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 255], [
             png_by_hand(NOISE, RGB, before_idat=png_chunk(b"tRNS", struct.pack(">3H", *NOISE[2, 3].tolist()))),
             "png",
             NOISE,
-            np.where((NOISE == NOISE[2, 3]).all(axis=2), 0, 255).astype(np.uint8),
+            np.where((NOISE[2, 3] == NOISE).all(axis=2), 0, 255).astype(np.uint8),
             id="rgb, one colour clear",
         ),
         pytest.param(
@@ -205,7 +205,7 @@ def test_first_picture_of_an_mpo_counts() -> None:
     assert np.abs(decoded.pixels_rgb.astype(np.int64) - SMOOTH).mean() < 4
 
 
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
@@ -357,6 +357,7 @@ def test_one_pixel_comes_back(image_format: str) -> None:
 def test_png_keeps_every_pixel_and_alpha() -> None:
     again = read(encode_image(picture(ALPHA), "png", 1))
     np.testing.assert_array_equal(again.pixels_rgb, NOISE)
+    assert again.alpha is not None
     np.testing.assert_array_equal(again.alpha, ALPHA)
 
 
@@ -385,9 +386,7 @@ def test_quality_changes_the_size(image_format: str) -> None:
     assert sizes == sorted(set(sizes))
 
 
-@pytest.mark.parametrize(
-    ("image_format", "most"), [("jpeg", 65_500), ("webp", 16_383)], ids=["jpeg", "webp"]
-)
+@pytest.mark.parametrize(("image_format", "most"), [("jpeg", 65_500), ("webp", 16_383)], ids=["jpeg", "webp"])
 def test_side_that_a_format_cannot_hold_is_refused_in_words(image_format: str, most: int) -> None:
     def line(width: int) -> DecodedImage:
         return DecodedImage(np.zeros((1, width, 3), np.uint8), None, "png", None)

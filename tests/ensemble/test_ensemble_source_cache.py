@@ -62,7 +62,7 @@ def test_cache_never_exceeds_its_bound(bound: int) -> None:
 
 def test_same_picture_models_and_options_have_the_same_key() -> None:
     assert source_key(b"x", [DETECTOR, EMBEDDER], LARGEST, 0.5) == source_key(
-        bytes(b"x"), [make_stage("face_detector", sha256="a" * 64), EMBEDDER], FaceSelector("largest"), 0.5
+        b"x", [make_stage("face_detector", sha256="a" * 64), EMBEDDER], FaceSelector("largest"), 0.5
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warmswap_client.errors import WarmswapError
-from warmswap_client.results import SwapResult
+from warmswap_client.results import SourceFace, SwapResult
 
 
 def swap_to_json(result: SwapResult, output: Path) -> dict[str, Any]:
@@ -26,9 +26,13 @@ def swap_to_json(result: SwapResult, output: Path) -> dict[str, Any]:
         ],
         "timings_ms": dict(result.timings_ms),
         "models": dict(result.models),
-        "source": {"bbox": list(result.source.bbox), "score": result.source.score, "cached": result.source.cached},
+        "source": None if result.source is None else _source_to_json(result.source),
         "image": {"format": result.image_format, "width": result.size_wh[0], "height": result.size_wh[1]},
     }
+
+
+def _source_to_json(source: SourceFace) -> dict[str, Any]:
+    return {"bbox": list(source.bbox), "score": source.score, "cached": source.cached}
 
 
 def error_to_json(error: WarmswapError) -> dict[str, Any]:

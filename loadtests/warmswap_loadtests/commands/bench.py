@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     def progress(step: str) -> None:
         print(f"{step} ...", file=sys.stderr)
 
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy comes in: its threads would spin beside the loop's
     if args.benchmark == "overhead":
         from warmswap_loadtests.overhead import OverheadOptions, measure_overhead, overhead_lines
 

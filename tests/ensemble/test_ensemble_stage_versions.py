@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from warmswap_ensemble.contract import FACE_ANALYSIS, FACE_SWAP, PIPELINE_STAGES
+from warmswap_ensemble.manifest import Manifest, ManifestError
+from warmswap_ensemble.stage_versions import resolve_stages
+
+
+def write_version(repository: Path, model: str, version: int, *, says: str | None = None) -> None:
+    folder = repository / model / str(version)
+    folder.mkdir(parents=True)
+    Manifest(
+        model=says or model,
+        version=version,
+        name="toy",
+        pack="open",
+        files={"model.onnx": f"{model} {version}"},
+        origin=[],
+        licence="MIT",
+        commercial_use=True,
+        exporter="warmswap 0",
+        opset=17,
+        parity={},
+        settings={"made_for": version},
+    ).write(folder)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for model in PIPELINE_STAGES[FACE_SWAP.name]:
+        for version in (2, 9, 10):
+            write_version(tmp_path, model, version)
+    return tmp_path
+
+
+def test_highest_number_counts_and_not_the_last_in_the_alphabet(repository: Path) -> None:
+    stages = resolve_stages(FACE_SWAP.name, repository, {})
+    assert tuple(stages) == PIPELINE_STAGES[FACE_SWAP.name]
+    assert {stage.version for stage in stages.values()} == {10}
+    assert all(name == stage.model for name, stage in stages.items())
+
+
+def test_pins_count_for_the_stage_they_name(repository: Path) -> None:
+    stages = resolve_stages(FACE_SWAP.name, repository, {"face_swapper": "2"})
+    assert {name: stage.version for name, stage in stages.items()} == {
+        "face_detector": 10,
+        "face_landmarker": 10,
+        "face_embedder": 10,
+        "face_swapper": 2,
+    }
+    assert stages["face_swapper"].settings == {"made_for": 2}
+
+
+def test_analysis_needs_no_swapper(tmp_path: Path) -> None:
+    for model in PIPELINE_STAGES[FACE_ANALYSIS.name]:
+        write_version(tmp_path, model, 1)
+    assert tuple(resolve_stages(FACE_ANALYSIS.name, tmp_path, {})) == ("face_detector", "face_embedder")
+    with pytest.raises(ManifestError, match="face_landmarker: has no version directory"):
+        resolve_stages(FACE_SWAP.name, tmp_path, {})
+
+
+@pytest.mark.parametrize("pin", ["", "3", "010", "latest", "../2"])
+def test_pin_to_a_version_that_is_not_there(pin: str, repository: Path) -> None:
+    with pytest.raises(ManifestError, match=rf"face_detector: has no version {pin}; it has 2, 9, 10"):
+        resolve_stages(FACE_SWAP.name, repository, {"face_detector": pin})
+
+
+def test_versions_have_different_digests(repository: Path) -> None:
+    digests = [
+        resolve_stages(FACE_SWAP.name, repository, {"face_detector": version})["face_detector"].sha256
+        for version in ("2", "9", "10")
+    ]
+    assert len(set(digests)) == 3
+
+
+def test_version_without_a_manifest_is_refused(repository: Path) -> None:
+    (repository / "face_embedder/11").mkdir()
+    with pytest.raises(ManifestError, match=r"face_embedder/11/manifest\.json: missing"):
+        resolve_stages(FACE_SWAP.name, repository, {})
+
+
+def test_manifest_of_another_model_is_refused(repository: Path) -> None:
+    """Its name would be called, and its settings believed."""
+    write_version(repository, "face_embedder", 11, says="face_detector")
+    with pytest.raises(ManifestError, match=r"face_embedder/11: manifest\.json is of face_detector"):
+        resolve_stages(FACE_SWAP.name, repository, {})
