@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
+from PIL import Image, ImageOps
+
 from warmswap_client import FaceSwapClient, SwapResult
 from warmswap_ops.launcher import Launcher, LaunchOptions
 from warmswap_ops.ports import Ports
 
 HERE = Path(__file__).resolve().parent
 COLLINS, HOPPER = HERE / "eileen_collins.png", HERE / "grace_hopper.jpg"
-PANEL_HEIGHT = 600
+PANEL_SIDE = 600
 
 
 def main() -> int:
@@ -48,29 +49,23 @@ def main() -> int:
     finally:
         launcher.stop()
     side_by_side = args.output / "side_by_side.png"
-    cv2.imwrite(str(side_by_side), np.vstack([panel(*row) for row in rows]))
+    sheet = Image.new("RGB", (3 * PANEL_SIDE, len(rows) * PANEL_SIDE))
+    for number, row in enumerate(rows):
+        sheet.paste(panel(*row), (0, number * PANEL_SIDE))
+    sheet.save(side_by_side)
     print(f"\nsource | target | result: {side_by_side}")
     swapped = [face for _, _, result in rows for face in result.faces if face.swapped]
     better = all((face.similarity_after or 0) > (face.similarity_before or 0) for face in swapped)
     return 0 if len(swapped) == len(rows) and better else 1
 
 
-def panel(source: Path, target: Path, result: SwapResult) -> np.ndarray:
-    """Return source, target and result next to each other, as BGR."""
-    encoded = (source.read_bytes(), target.read_bytes(), result.image)
-    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in encoded]
-    width = PANEL_HEIGHT
-    return np.hstack([cv2.resize(fit(picture), (width, PANEL_HEIGHT), interpolation=cv2.INTER_AREA) for picture in pictures])
-
-
-def fit(picture: np.ndarray) -> np.ndarray:
-    """Pad a picture to a square."""
-    height, width = picture.shape[:2]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    return cv2.copyMakeBorder(
-        picture, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-    )
+def panel(source: Path, target: Path, result: SwapResult) -> Image.Image:
+    """Return source, target and result next to each other."""
+    row = Image.new("RGB", (3 * PANEL_SIDE, PANEL_SIDE), "white")
+    for column, data in enumerate((source.read_bytes(), target.read_bytes(), result.image)):
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        row.paste(ImageOps.pad(picture, (PANEL_SIDE, PANEL_SIDE), color="white"), (column * PANEL_SIDE, 0))
+    return row
 
 
 if __name__ == "__main__":

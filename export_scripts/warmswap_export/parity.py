@@ -43,8 +43,15 @@ class GraphRunner:
     """An ONNX Runtime session over an exported graph."""
 
     def __init__(self, graph: bytes) -> None:
-        """Create the session on the CPU."""
-        self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        """Create the session on the CPU.
+
+        Raises:
+            ParityError: ONNX Runtime cannot load the graph.
+        """
+        try:
+            self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no base of their own
+            raise ParityError(f"ONNX Runtime cannot load the graph: {error}") from error
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Run the graph and return its outputs by name."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmswap_loadtests.in_process import InProcessLoop, fastest_loop
-from warmswap_loadtests.payloads import Payload, demo_payload, requests
+from warmswap_loadtests.payloads import Payload, golden_payload, requests
 from warmswap_loadtests.processes import peak_rss_mb, pss_mb
 from warmswap_loadtests.served import run_clients
 from warmswap_loadtests.stats import Latencies, median_of_ratios, pool
@@ -42,7 +42,7 @@ class OverheadOptions:
 
 def measure_overhead(options: OverheadOptions, progress: Callable[[str], None]) -> dict[str, Any]:
     """Measure loop and server in turns and return the figures."""
-    payload = demo_payload()
+    payload = golden_payload(options.repository)
 
     def stream(count: int) -> list[Payload]:
         return list(islice(sequence, count))

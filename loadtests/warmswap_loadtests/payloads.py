@@ -1,4 +1,4 @@
-"""What is sent: the two demo pictures of the checkout."""
+"""What is sent: the two pictures of the golden request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_loadtests.errors import BenchError
 
 
@@ -18,17 +19,18 @@ class Payload:
     target: bytes
 
 
-def demo_payload(folder: Path | None = None) -> Payload:
-    """Return Eileen Collins as source and Grace Hopper as target.
+def golden_payload(repository: Path) -> Payload:
+    """Return the pictures of the golden request: Eileen Collins onto Grace Hopper, as JPEG.
 
     Raises:
-        BenchError: the pictures are not there (they are part of the checkout, not of the wheel).
+        BenchError: the repository has no warm-up pictures of ``face_swap``.
     """
-    examples = folder or Path(__file__).resolve().parents[2] / "examples"
+    folder = repository / FACE_SWAP.name / "warmup"
     try:
-        return Payload((examples / "eileen_collins.png").read_bytes(), (examples / "grace_hopper.jpg").read_bytes())
+        # Triton's form of a string: its length in four bytes, then the string.
+        return Payload(*((folder / f"{name}.raw").read_bytes()[4:] for name in ("source_image", "target_image")))
     except OSError as error:
-        raise BenchError(f"the benchmarks need the pictures of the checkout: {error}") from error
+        raise BenchError(f"the benchmarks send the golden pictures of the repository: {error}") from error
 
 
 def requests(payload: Payload, *, fresh_sources: bool) -> Iterator[Payload]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.pictures import COLLINS, HOPPER, group
 from tests.e2e.wire import Service, picture, swap_inputs
-from warmswap_client import FaceIndexError, InvalidOptionError, NoFaceError, UnknownModelError
+from warmswap_client import FaceIndexError, InvalidOptionError, NoFaceError, NotReadyError
 from warmswap_ensemble.contract import SWAP_OPTIONS
 
 pytestmark = pytest.mark.triton
@@ -42,12 +42,11 @@ def test_every_option_has_bad_values() -> None:
 
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_bad_value_of_an_option_is_refused_and_named(service: Service, name: str) -> None:
-    others: dict[str, Any] = {}
     for value in BAD_VALUES[name]:
         answer = service.send("face_swap", swap_inputs(), parameters={name: value})
         service.check_answer(answer, "INVALID_ARG", f"invalid_option: {name} must be ")
         with pytest.raises(InvalidOptionError) as caught:
-            service.client.swap(COLLINS, HOPPER, **others, **{name: value})  # type: ignore[misc]
+            service.client.swap(COLLINS, HOPPER, **{name: value})  # type: ignore[misc]
         assert caught.value.code == "invalid_option"
     service.check_good_swap()
 
@@ -161,15 +160,9 @@ def test_one_output_is_enough(service: Service) -> None:
 def test_unknown_model_is_not_found(service: Service) -> None:
     service.check_answer(service.send("face_swop", swap_inputs()), "NOT_FOUND")
     assert not service.client.is_ready("face_swop")
-    with pytest.raises(UnknownModelError):
-        service.client._run(service.client._plans._infer(_model("face_swop"), {"image": HOPPER}, {}, None))
+    with pytest.raises(NotReadyError, match="not in the server's repository"):
+        service.client.wait_until_ready(0.3, "face_swop")
     service.check_good_swap()
-
-
-def _model(name: str) -> Any:
-    from warmswap_ensemble.contract import ModelSpec, TensorSpec
-
-    return ModelSpec(name, (TensorSpec("image", "BYTES", (1,)),), (TensorSpec("image", "BYTES", (1,)),), 0)
 
 
 def swapper_inputs(**changed: Any) -> dict[str, Any]:

@@ -22,7 +22,6 @@ TARGETS = {
     "grey jpeg": pictures.encode(pictures.hopper().convert("L"), "JPEG"),
     "cmyk jpeg": pictures.encode(pictures.hopper().convert("CMYK"), "JPEG"),
     "palette": pictures.encode(pictures.hopper().convert("P")),
-    "one bit": pictures.encode(pictures.hopper().convert("1")),
     "progressive jpeg": pictures.encode(pictures.hopper(), "JPEG", progressive=True),
     "lossless webp": pictures.encode(pictures.hopper(), "WEBP", lossless=True),
     "jpeg with bytes behind it": HOPPER + bytes(100),

@@ -28,15 +28,14 @@ GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 
 def noise_rgb(height: int, width: int, seed: int = 0) -> ImageArray:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
-    return np.asarray(pixels, np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def smooth_rgb(height: int, width: int) -> ImageArray:
     """A picture without edges, so that JPEG and resampling change it by little."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     channels = (255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 128 + 60 * np.sin(x / 9) * np.cos(y / 7))
-    return np.stack(channels, axis=2).round().astype(np.uint8)
+    return np.asarray(np.stack(channels, axis=2).round(), np.uint8)
 
 
 def encode(image: Image.Image | npt.NDArray[Any], image_format: str, **options: Any) -> bytes:

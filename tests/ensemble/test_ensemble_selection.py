@@ -61,7 +61,7 @@ def test_rows_are_in_pixels_of_the_frame() -> None:
 
 
 def test_least_score_of_nought_takes_no_padding() -> None:
-    assert find((10, 10, 20, 20, 0.01), min_score=0) == [(10, 10, 20, 20)]
+    assert find((10, 10, 20, 20, 0.01), (40, 40, 60, 60, 0), min_score=0) == [(10, 10, 20, 20)]
 
 
 def test_row_with_points_that_are_no_numbers_is_left_out() -> None:
