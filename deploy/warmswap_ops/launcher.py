@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 
 from warmswap_ensemble.contract import MODELS, PIPELINES, STAGES
 from warmswap_ops.backend_folder import BackendFolder, provide_backend_folder
-from warmswap_ops.errors import OpsError, ServerError
+from warmswap_ops.errors import ModelLoadError, OpsError, ServerError
 from warmswap_ops.model_loading import finish_requests, load_models
 from warmswap_ops.phases import Phase, Report, Stopwatch
 from warmswap_ops.ports import Ports, address, choose_ports, is_open
@@ -224,13 +224,23 @@ class Launcher:
         except ServerError as error:
             if self._server.returncode not in CRASHES:
                 raise
-            # Triton 24.10 crashes in about 4 of 10 starts in which a model is refused while another one loads. One
-            # at a time it does not, and then says which model and why.
+            # Triton 24.10 often crashes when it refuses a model, most often while another one loads. A pipeline that
+            # refused itself has logged why; for the rest, models loaded one at a time tell more.
+            self._raise_self_test_failure(error)
             self._end_phase("restart", reason=str(error))
             self._open_server(command, choose_ports(options.host, options.ports), env)
-            self._load_all(at_once=1)
+            try:
+                self._load_all(at_once=1)
+            except ServerError as again:
+                self._raise_self_test_failure(again)
+                raise
         self._log.passing_on = True
         self._end_phase("ready", urls=self._urls(), versions=_versions(served), ms_total=self._stopwatch.total_ms())
+
+    def _raise_self_test_failure(self, crash: ServerError) -> None:
+        failure = self._log.self_test_failure()
+        if failure is not None:
+            raise ModelLoadError(*failure) from crash
 
     def _load_all(self, at_once: int) -> None:
         from warmswap_ops.control import ControlClient  # imported while the server started

@@ -14,6 +14,7 @@ _GLOG: Final = re.compile(r'^([IWEF])\d{4} [\d:.]+ \d+ \S+\] "?(.*?)"?$')
 _LOAD_PREFIX: Final = re.compile(r"^load failed for model '[^']*': (?=version |\S)")
 _VERSION_STATE: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: (?:[A-Z][A-Za-z ]{2,20}: )?")
 _TRACEBACK: Final = re.compile(r"\n\s*\n?At:\n.*", re.DOTALL)
+_SELF_TEST: Final = re.compile(r"^(\w+) (\d+): (self_test_failed: .*)$")
 _HARMLESS: Final = ("CudaDriverHelper has not been initialized",)  # an error line of every start without a GPU
 _DECISIVE: Final = (
     "error while loading shared libraries",
@@ -58,6 +59,10 @@ class TritonLog:
         """Return the line that says why the server died, as well as one can tell."""
         return decisive_line(self.lines())
 
+    def self_test_failure(self) -> tuple[str, str] | None:
+        """Return the pipeline that refused itself and why, where one has logged it."""
+        return self_test_failure(self.lines())
+
 
 def decisive_line(lines: Iterable[str]) -> str:
     """Return the first line of an error, without Triton's time stamp; else the last line; else a dash."""
@@ -67,6 +72,15 @@ def decisive_line(lines: Iterable[str]) -> str:
     if candidates:
         return candidates[0]
     return next((text for _, text in reversed(parsed) if text), "it wrote nothing")
+
+
+def self_test_failure(lines: Iterable[str]) -> tuple[str, str] | None:
+    """Return model and reason of the first warm-up that was off the golden answer, worded as ``load_failure`` does."""
+    for line in lines:
+        glog = _GLOG.match(line)
+        if glog and (found := _SELF_TEST.match(glog[2])):
+            return found[1], f"version {found[2]}: {found[3]}"
+    return None
 
 
 def load_failure(message: str) -> str:

@@ -9,6 +9,7 @@
     │   ├── NoFaceError          no_face
     │   └── FaceIndexError       face_index_out_of_range
     ├── OverloadedError          overloaded: the caller may retry (UNAVAILABLE, HTTP 503)
+    │   └── StageNotReadyError   overloaded: a stage is not loaded
     ├── RequestCancelledError    cancelled: nobody waits for the answer (CANCELLED, HTTP 499)
     ├── StageFailedError         stage_failed: the server's fault (INTERNAL, HTTP 500)
     └── SelfTestError            self_test_failed: the server must not take traffic (INTERNAL, HTTP 500)
@@ -94,6 +95,10 @@ class OverloadedError(PipelineError):
 
     code = "overloaded"
     category = "UNAVAILABLE"
+
+
+class StageNotReadyError(OverloadedError):
+    """A stage is not loaded, or is being unloaded."""
 
 
 class RequestCancelledError(PipelineError):

@@ -7,7 +7,6 @@ An ``affine_matrix`` is (2, 3) float64 and maps source pixels to crop pixels; bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import cv2
@@ -169,26 +168,25 @@ def fit_into(image_rgb: ImageArray, size_hw: tuple[int, int]) -> tuple[ImageArra
     return np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
-def letterbox(images_rgb: Sequence[ImageArray], size_hw: tuple[int, int], multiple: int) -> ImageArray:
-    """Put images into frames of one size: at the top left, the rest black.
+def letterbox(image_rgb: ImageArray, size_hw: tuple[int, int], multiple: int) -> ImageArray:
+    """Put an image into a frame: at the top left, the rest black.
 
     Args:
-        images_rgb: (h, w, 3) uint8, none larger than ``size_hw``.
-        size_hw: Largest height and width of a frame.
-        multiple: Frames are cut to the smallest multiple of this that holds every image, since empty pixels cost as
+        image_rgb: (h, w, 3) uint8, not larger than ``size_hw``.
+        size_hw: Largest height and width of the frame.
+        multiple: The frame is cut to the smallest multiple of this that holds the image, since empty pixels cost as
             much time as others; 0 keeps ``size_hw``.
 
     Returns:
-        (N, H, W, 3) uint8.
+        (H, W, 3) uint8.
     """
     height, width = size_hw
     if multiple:
-        height = min(height, _round_up(max(image.shape[0] for image in images_rgb), multiple))
-        width = min(width, _round_up(max(image.shape[1] for image in images_rgb), multiple))
-    frames = np.zeros((len(images_rgb), height, width, 3), np.uint8)
-    for frame, image in zip(frames, images_rgb, strict=True):
-        frame[: image.shape[0], : image.shape[1]] = image
-    return frames
+        height = min(height, _round_up(image_rgb.shape[0], multiple))
+        width = min(width, _round_up(image_rgb.shape[1], multiple))
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[: image_rgb.shape[0], : image_rgb.shape[1]] = image_rgb
+    return frame
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER, FACE_SWAPPER, MODELS
-from warmswap_ensemble.errors import StageFailedError
+from warmswap_ensemble.errors import InvalidTensorError, StageFailedError
 from warmswap_ensemble.geometry import (
     FloatArray,
     ImageArray,
@@ -61,21 +61,28 @@ class StageCalls:
         settings = self.stages[FACE_DETECTOR.name].settings
         least = float(settings["min_score"]) if min_score is None else min_score
         height, width = settings["input_size_hw"]
-        multiple = 0 if self.fixed_frames else int(settings["frame_multiple"])
-        fitted, scales = zip(*(fit_into(image, (height, width)) for image in images_rgb), strict=True)
-        frames = letterbox(fitted, (height, width), multiple)
-        rows = self._call(FACE_DETECTOR.name, {"image_rgb": frames}, ("bbox", "score", "kps"))
+        multiple = 0 if self.fixed_frames else int(settings.get("frame_multiple", 0))
+        fitted = [fit_into(image, (height, width)) for image in images_rgb]
+        frames = [letterbox(image, (height, width), multiple) for image, _ in fitted]
+        rows = self._detect_frames(frames)
         return [
-            faces_from_rows(
-                rows["bbox"][i],
-                rows["score"][i],
-                rows["kps"][i],
-                scale=scale,
-                size_hw=(image.shape[0], image.shape[1]),
-                min_score=least,
-            )
-            for i, (image, scale) in enumerate(zip(images_rgb, scales, strict=True))
+            faces_from_rows(*row, scale=scale, size_hw=(image.shape[0], image.shape[1]), min_score=least)
+            for row, image, (_, scale) in zip(rows, images_rgb, fitted, strict=True)
         ]
+
+    def _detect_frames(self, frames: Sequence[ImageArray]) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+        """Return bbox, score and kps of each frame; frames of one size share a call.
+
+        A picture's frame never depends on its companions, so its faces are the same whether the source comes with it
+        or is known already.
+        """
+        rows: dict[int, tuple[FloatArray, FloatArray, FloatArray]] = {}
+        for shape in dict.fromkeys(frame.shape for frame in frames):
+            positions = [i for i, frame in enumerate(frames) if frame.shape == shape]
+            batch = {"image_rgb": np.stack([frames[i] for i in positions])}
+            found = self._call(FACE_DETECTOR.name, batch, ("bbox", "score", "kps"))
+            rows.update(zip(positions, zip(found["bbox"], found["score"], found["kps"], strict=True), strict=True))
+        return [rows[i] for i in range(len(frames))]
 
     def embed(self, faces: Sequence[FaceInImage]) -> FloatArray:
         """Return the (F, D) embeddings of at least one face, L2 norm 1."""
@@ -111,7 +118,11 @@ class StageCalls:
     def _crops(self, model: str, faces: Sequence[FaceInImage]) -> tuple[ImageArray, list[MatrixArray]]:
         settings = self.stages[model].settings
         side, template = int(settings["crop_size"]), str(settings["warp_template"])
-        matrices = [estimate_affine_matrix(face.kps, template, side) for _, face in faces]
+        try:
+            matrices = [estimate_affine_matrix(face.kps, template, side) for _, face in faces]
+        except InvalidTensorError as error:
+            detector = self.stages[FACE_DETECTOR.name]
+            raise StageFailedError(f"{detector.model} {detector.version} gave landmarks of no face: {error}") from error
         crops = [warp_crop(image, matrix, side) for (image, _), matrix in zip(faces, matrices, strict=True)]
         return np.stack(crops), matrices
 

@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from warmswap_ensemble.contract import ERROR_CODES, FACE_ANALYSIS, FACE_SWAP, MODELS
+from warmswap_ensemble.contract import ERROR_CODES, FACE_ANALYSIS, FACE_SWAP, MODELS, PIPELINE_STAGES
 from warmswap_ensemble.errors import (
     InvalidTensorError,
     OverloadedError,
     PipelineError,
     SelfTestError,
     StageFailedError,
+    StageNotReadyError,
 )
 from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
@@ -42,11 +43,14 @@ STAGE_VERSION_PREFIX: Final = "stage_version."
 SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
 
+TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
+"""Keys that Triton's Python backend itself reads."""
+
 STAGE_PATIENCE_S: Final = 120.0
 """How long the first request, which is the warm-up, waits for a stage."""
 STAGE_POLL_S: Final = 0.01
 
-NOT_READY_TEXTS: Final = ("no available versions", "not ready", "is not available", "not found")
+NOT_READY_TEXTS: Final = ("no available versions", "not ready")
 """What Triton says of a model that is being unloaded, or of a server that is shutting down."""
 
 
@@ -66,7 +70,7 @@ class PipelineModel:
         self.version = args["model_version"]
         settings = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
         try:
-            pins = _stage_pins(settings)
+            pins = _stage_pins(self.name, settings)
             limits = ImageLimits(
                 max_bytes=_setting(settings, "max_image_bytes", ImageLimits().max_bytes),
                 max_pixels=_setting(settings, "max_image_pixels", ImageLimits().max_pixels),
@@ -119,7 +123,7 @@ class PipelineModel:
         while True:
             try:
                 return call_stage(stage, inputs, output_names)
-            except OverloadedError:
+            except StageNotReadyError:
                 if self.answered or time.monotonic() > deadline_s:
                     raise
                 time.sleep(STAGE_POLL_S)
@@ -227,9 +231,12 @@ def call_stage(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> 
 
 
 def _stage_error(stage: Stage, message: str, code: int | None) -> PipelineError:
-    if code == pb_utils.TritonError.UNAVAILABLE or any(text in message.lower() for text in NOT_READY_TEXTS):
-        return OverloadedError(f"{stage.model} {stage.version} takes no request now ({message}); try again")
-    return StageFailedError(f"{stage.model} {stage.version} failed: {message}")
+    name = f"{stage.model} {stage.version}"
+    if any(text in message.lower() for text in NOT_READY_TEXTS):
+        return StageNotReadyError(f"{name} is not loaded now ({message}); try again")
+    if code == pb_utils.TritonError.UNAVAILABLE:
+        return OverloadedError(f"{name} takes no request now ({message}); try again")
+    return StageFailedError(f"{name} failed: {message}")
 
 
 def read_picture(request: pb_utils.InferenceRequest, name: str, *, optional: bool = False) -> bytes | None:
@@ -261,8 +268,8 @@ def bytes_tensor(name: str, data: bytes) -> pb_utils.Tensor:
     return pb_utils.Tensor(name, array)
 
 
-def _stage_pins(settings: Mapping[str, str]) -> dict[str, str]:
-    known = {*SETTINGS, *(f"{STAGE_VERSION_PREFIX}{name}" for name in MODELS)}
+def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
+    known = {*SETTINGS, *TRITON_SETTINGS, *(f"{STAGE_VERSION_PREFIX}{name}" for name in PIPELINE_STAGES[pipeline])}
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise ValueError(f"unknown parameters {unknown} in config.pbtxt; known are {sorted(known)}")

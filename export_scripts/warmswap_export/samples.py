@@ -60,7 +60,7 @@ def make_samples(run_stage: RunStage, settings: Settings) -> dict[str, dict[str,
     height, width = settings[FACE_DETECTOR.name]["input_size_hw"]
     size_hw = (int(height), int(width))
     fitted, scales = zip(*(fit_into(picture, size_hw) for picture in pictures), strict=True)
-    detector = {"image_rgb": letterbox(fitted, size_hw, multiple=0)}
+    detector = {"image_rgb": np.stack([letterbox(picture, size_hw, multiple=0) for picture in fitted])}
     kps_per_picture = run_stage(FACE_DETECTOR.name, detector)["kps"][:, 0]
     kps = [points / scale for points, scale in zip(kps_per_picture, scales, strict=True)]
 

@@ -35,12 +35,13 @@ def test_the_tree_in_the_docstring_is_the_real_one(error_class: type[PipelineErr
     (line,) = (line for line in str(errors.__doc__).splitlines() if f" {error_class.__name__} " in line)
     if not error_class.__subclasses__():
         assert error_class.code in line
-    if not issubclass(error_class, errors.InvalidInputError) and error_class is not PipelineError:
+    if error_class.__base__ is PipelineError and error_class is not errors.InvalidInputError:
         assert error_class.category in line
 
 
 def test_codes_of_leaves_differ() -> None:
-    leaves = [error_class.code for error_class in CLASSES if error_class is not errors.InvalidInputError]
+    inner = (errors.InvalidInputError, errors.OverloadedError)  # these share the code of a class below them
+    leaves = [error_class.code for error_class in CLASSES if error_class not in inner]
     assert len(set(leaves)) == len(leaves)
 
 

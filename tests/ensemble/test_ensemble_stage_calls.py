@@ -78,14 +78,24 @@ def test_least_score_is_the_request_s_or_the_manifest_s(min_score: float | None,
     assert [face.score for face in faces] == pytest.approx(expected)
 
 
-def test_pictures_of_any_size_share_a_batch() -> None:
+def test_pictures_of_one_frame_size_share_a_batch() -> None:
     recording = RecordingCalls(toy_stage)
-    StageCalls(STAGES, recording).detect([noise_rgb(640, 48), noise_rgb(8, 8), IMAGE], None)
+    StageCalls(STAGES, recording).detect([noise_rgb(20, 20), noise_rgb(40, 8), noise_rgb(8, 8)], None)
+    assert recording.calls == [("face_detector", 2), ("face_detector", 1)]
+
+
+def test_pictures_of_any_size_share_a_batch_of_fixed_frames() -> None:
+    recording = RecordingCalls(toy_stage)
+    StageCalls(STAGES, recording, fixed_frames=True).detect([noise_rgb(640, 48), noise_rgb(8, 8), IMAGE], None)
     assert recording.calls == [("face_detector", 3)]
 
 
-@pytest.mark.parametrize(("fixed_frames", "frame_hw"), [(False, (32, 64)), (True, (64, 96))])
-def test_frames_are_cut_to_the_pictures_unless_they_are_fixed(fixed_frames: bool, frame_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("fixed_frames", "expected"), [(False, [(1, 32, 64, 3), (1, 32, 32, 3)]), (True, [(2, 64, 96, 3)])]
+)
+def test_frames_are_cut_to_the_picture_unless_they_are_fixed(
+    fixed_frames: bool, expected: list[tuple[int, ...]]
+) -> None:
     shapes: list[tuple[int, ...]] = []
 
     def look(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
@@ -93,7 +103,7 @@ def test_frames_are_cut_to_the_pictures_unless_they_are_fixed(fixed_frames: bool
         return toy_stage(stage, inputs, output_names)
 
     StageCalls(STAGES, look, fixed_frames).detect([noise_rgb(20, 40), noise_rgb(30, 10)], None)
-    assert shapes == [(2, *frame_hw, 3)]
+    assert shapes == expected
 
 
 def test_crop_settings_of_the_manifest_are_used() -> None:

@@ -422,7 +422,7 @@ def test_patience_with_stages_ends(
     monkeypatch.setattr(backend, "STAGE_PATIENCE_S", 0.0)
     loaded = Loaded(entry_points["face_swap"], args_for("face_swap"))
     set_bls(failing("Model face_detector is not ready.", INTERNAL))
-    assert loaded.error_of(swap_request(SOURCE, TARGET))[1].startswith("overloaded: face_detector 1 takes no request")
+    assert loaded.error_of(swap_request(SOURCE, TARGET))[1].startswith("overloaded: face_detector 1 is not loaded")
     loaded.model.finalize()
 
 
