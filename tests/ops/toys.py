@@ -63,9 +63,13 @@ class TritonPythonModel:
         time.sleep(max(0.0, float(x[-1]) - 1000.0))  # 1002 = sleep for two seconds
         y = x.reshape(1, -1)
         for stage in STAGES:
-            answer = pb_utils.InferenceRequest(
-                model_name=stage, requested_output_names=["double"], inputs=[pb_utils.Tensor("x", y)]
-            ).exec()
+            for _ in range(1000):  # a pipeline waits for stages that are loaded at the same time
+                answer = pb_utils.InferenceRequest(
+                    model_name=stage, requested_output_names=["double"], inputs=[pb_utils.Tensor("x", y)]
+                ).exec()
+                if not answer.has_error() or "not ready" not in answer.error().message():
+                    break
+                time.sleep(0.01)
             if answer.has_error():
                 message = "stage_failed: " + answer.error().message()
                 return pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
