@@ -14,7 +14,7 @@ from warmswap_ensemble.contract import SWAP_OPTIONS
 
 pytestmark = pytest.mark.triton
 
-BAD_VALUES: dict[str, list[str | int | float]] = {
+BAD_VALUES: dict[str, list[Any]] = {
     "face_selector": [
         "",
         "every",
@@ -46,7 +46,7 @@ def test_bad_value_of_an_option_is_refused_and_named(service: Service, name: str
         answer = service.send("face_swap", swap_inputs(), parameters={name: value})
         service.check_answer(answer, "INVALID_ARG", f"invalid_option: {name} must be ")
         with pytest.raises(InvalidOptionError) as caught:
-            service.client.swap(COLLINS, HOPPER, **{name: value})  # type: ignore[misc]
+            service.client.swap(COLLINS, HOPPER, **{name: value})
         assert caught.value.code == "invalid_option"
     service.check_good_swap()
 
@@ -176,7 +176,7 @@ def swapper_inputs(**changed: Any) -> dict[str, Any]:
     }
 
 
-STAGE_CALLS = {
+STAGE_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "detector, four channels": ("face_detector", {"image_rgb": np.zeros((1, 640, 640, 4), np.uint8)}),
     "detector, floats": ("face_detector", {"image_rgb": np.zeros((1, 640, 640, 3), np.float32)}),
     "detector, no batch axis": ("face_detector", {"image_rgb": np.zeros((640, 640, 3), np.uint8)}),

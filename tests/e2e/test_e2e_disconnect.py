@@ -23,7 +23,7 @@ pytestmark = pytest.mark.triton
 
 TIMES = 20
 STEP_S = 0.01
-SLOW = swap_inputs(COLLINS, contact_sheet(6, 5))
+SLOW = swap_inputs(COLLINS, contact_sheet(4, 4))
 
 
 def traces(server: LocalTriton) -> dict[str, Any]:

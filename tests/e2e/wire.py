@@ -16,7 +16,7 @@ import tritonclient.http
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from tests.e2e.pictures import COLLINS, HOPPER
+from tests.e2e.pictures import COLLINS, HOPPER, decode
 from warmswap_client import NO_RETRIES, FaceSwapClient, WarmswapError
 from warmswap_ops.launcher import LocalTriton
 
@@ -135,9 +135,10 @@ class Service:
         (face,) = result.faces
         assert face.swapped
         assert (face.similarity_after or 0.0) - (face.similarity_before or 0.0) >= 0.03
-        assert result.image == self._first_image()
+        assert_alike(result.image, self.first_image())
 
-    def _first_image(self) -> bytes:
+    def first_image(self) -> bytes:
+        """The first answer of this server to the good request, whichever protocol asked."""
         return _FIRST_IMAGES.setdefault(self.server.pid, self.client.swap(COLLINS, HOPPER).image)
 
     def check_refused(
@@ -167,7 +168,20 @@ class Service:
 
 
 _FIRST_IMAGES: dict[int, bytes] = {}
-"""Server's process to its first answer to the good request: the same over both protocols."""
+"""Server's process to its first answer to the good request."""
+
+
+def assert_alike(image: bytes, expected: bytes) -> None:
+    """Two answers to one request are the same, but for a grey level in a few pixels.
+
+    The swapper batches requests that meet, and ONNX Runtime rounds a row of a batch another way than a single one.
+    """
+    if image == expected:
+        return
+    arrays = [np.asarray(decode(data).convert("RGB")).astype(int) for data in (image, expected)]
+    difference = np.abs(arrays[0] - arrays[1])
+    assert difference.max() <= 4, difference.max()  # 1 before the JPEG
+    assert difference.mean() < 0.01
 
 
 @contextmanager

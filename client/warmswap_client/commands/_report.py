@@ -43,7 +43,7 @@ def error_to_json(error: WarmswapError) -> dict[str, Any]:
 def swap_to_text(result: SwapResult, output: Path) -> str:
     """Describe one written picture: a line, and a table of its faces."""
     swapped = sum(face.swapped for face in result.faces)
-    total_ms = sum(result.timings_ms.values())
+    total_ms = result.timings_ms.get("total", sum(result.timings_ms.values()))  # older servers give the steps alone
     lines = [f"{output}: {swapped} of {len(result.faces)} faces swapped, {total_ms:.0f} ms on the server"]
     if result.faces:
         rows: list[tuple[str, ...]] = [("face", "x1", "y1", "x2", "y2", "score", "swapped", "similarity")]
