@@ -103,8 +103,9 @@ def decode_image(data: bytes, name: str, limits: ImageLimits) -> DecodedImage:
             raise ImageTooLargeError(
                 f"{name} is {width}x{height} = {width * height} pixels, the server accepts {limits.max_pixels}"
             )
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise InvalidImageError(f"{name} is animated ({image.n_frames} frames); send a single picture")
+        frames = getattr(image, "n_frames", 1)
+        if image.format != "MPO" and frames > 1:
+            raise InvalidImageError(f"{name} is animated ({frames} frames); send a single picture")
         try:
             return _to_pixels(image)
         except Exception as error:  # as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +26,15 @@ def run_clients(
     steps: dict[str, list[float]] = {}
     errors: list[BaseException] = []
     lock = threading.Lock()
-    left = total
+    connected = threading.Barrier(concurrency + 1)
+    left, ended = total, 0.0
 
     def client() -> None:
-        nonlocal left
+        nonlocal left, ended
         try:
             with FaceSwapClient(url) as swapper:
+                swapper.is_live()  # connecting is not part of the measurement, nor is closing
+                connected.wait()
                 while True:
                     with lock:
                         if left == 0:
@@ -39,21 +43,24 @@ def run_clients(
                         request = next(requests)
                     start = time.perf_counter()
                     result = swapper.swap(request.source, request.target)
-                    elapsed_ms = (time.perf_counter() - start) * 1e3
+                    now = time.perf_counter()
                     with lock:
-                        values.append(elapsed_ms)
+                        ended = max(ended, now)
+                        values.append((now - start) * 1e3)
                         for step, ms in result.timings_ms.items():
                             steps.setdefault(step, []).append(ms)
         except BaseException as error:
+            connected.abort()
             errors.append(error)
 
     threads = [threading.Thread(target=client) for _ in range(concurrency)]
-    begin = time.perf_counter()
     for thread in threads:
         thread.start()
+    with contextlib.suppress(threading.BrokenBarrierError):  # a client failed: its error is raised below
+        connected.wait()
+    begin = time.perf_counter()
     for thread in threads:
         thread.join()
-    elapsed_s = time.perf_counter() - begin
     if errors:
         raise errors[0]
-    return Latencies(values, elapsed_s), {step: float(np.mean(ms)) for step, ms in steps.items()}
+    return Latencies(values, ended - begin), {step: float(np.mean(ms)) for step, ms in steps.items()}

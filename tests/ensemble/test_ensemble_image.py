@@ -205,7 +205,7 @@ def test_first_picture_of_an_mpo_counts() -> None:
     assert np.abs(decoded.pixels_rgb.astype(np.int64) - SMOOTH).mean() < 4
 
 
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # type: ignore[no-untyped-call]
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])

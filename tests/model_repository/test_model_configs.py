@@ -64,6 +64,10 @@ def test_instances_are_counted_explicitly(config: Path) -> None:
 @every_config
 def test_queue_is_bounded_and_refuses(config: Path) -> None:
     parsed = parse(config)
+    if config.stem != "gpu" and model_of(config) in {spec.name for spec in STAGES}:
+        # Triton 24.10 lets requests of a dynamic batcher sleep half a second behind a busy instance.
+        assert not parsed.HasField("dynamic_batching")
+        return
     assert parsed.HasField("dynamic_batching")
     policy = parsed.dynamic_batching.default_queue_policy
     assert policy.max_queue_size > 0
