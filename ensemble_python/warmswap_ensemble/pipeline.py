@@ -168,6 +168,8 @@ class Pipeline:
 
     def _decode(self, encoded: dict[str, bytes]) -> dict[str, DecodedImage]:
         """Decode several pictures side by side; the first error in their order is raised."""
+        if len(encoded) == 1:
+            return {name: decode_image(data, name, self.limits) for name, data in encoded.items()}
         futures = [self.executor.submit(decode_image, data, name, self.limits) for name, data in encoded.items()]
         return {name: future.result() for name, future in zip(encoded, futures, strict=True)}
 
