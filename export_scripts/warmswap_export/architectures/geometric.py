@@ -31,7 +31,7 @@ PYRAMID_LEVELS: Final = 5
 
 JAW: Final = slice(0, 17)
 BROWS: Final = slice(17, 27)
-FOREHEAD_HEIGHT: Final = 0.2
+FOREHEAD_HEIGHT: Final = 0.08
 """How far the face goes on above the brows, in units of the distance from the brows to the chin."""
 SHAPE_OF_SOURCE: Final = 0.6
 """How much of the source's own proportions the inner features keep; 0 bends them wholly onto the target's."""
