@@ -1,6 +1,6 @@
 """The order of steps from two encoded pictures to a swapped one. Knows arrays and ``call_model``, not Triton.
 
-decode -> letterbox -> detect (all pictures in one call) -> select -> crops -> landmarks and embeddings
+decode -> letterbox -> detect (frames of one size share a call) -> select -> crops -> landmarks and embeddings
 -> swap (all faces in one call) -> paste into each face's box -> encode -> report
 """
 

@@ -131,7 +131,7 @@ class PipelineModel:
     def _check_warmup(self, model_dir: Path) -> None:
         if self.golden is None:
             raise SelfTestError(
-                f"{model_dir / self.version} has no golden.json; make it with: warmswap export --golden"
+                f"{model_dir / self.version} has no golden.json; make it with: warmswap export PACK --golden"
             )
         inputs = [tensor.name for tensor in MODELS[self.name].inputs if not tensor.optional]
         if request_digest(read_warmup_pictures(model_dir, inputs)) != self.golden.sha256:

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from warmswap_ensemble.contract import ANY, MODELS
-from warmswap_ensemble.manifest import MANIFEST_NAME, Manifest
+from warmswap_ensemble.manifest import Manifest
 from warmswap_export import graph, parity
 from warmswap_export.built import Arrays, BuiltStage
 from warmswap_export.errors import ExportError
@@ -179,6 +179,3 @@ def _declare_shapes(model: onnx.ModelProto, stage_model: str) -> None:
                 axis.dim_value = size
             else:
                 axis.dim_param = f"{value.name}_{index}"
-
-
-__all__ = ["MANIFEST_NAME", "MODEL_FILE", "PackBuild", "export_pack", "export_stage"]

@@ -30,8 +30,7 @@ def blocks() -> list[tuple[int, str]]:
 def test_readme_programs_run(server: LocalTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one namespace, in a folder that holds ``examples`` and any picture named in them."""
     programs = blocks()
-    if not programs:
-        pytest.skip("README.md has no python block")
+    assert programs, "README.md has no python block"
     urls = {8001: f"grpc://{server.grpc_url}", 8000: f"http://{server.http_url}", 8002: server.metrics_url}
     for client in (FaceSwapClient, AsyncFaceSwapClient):
         monkeypatch.setattr(client.__init__, "__defaults__", (urls[8001],))
