@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 MANIFEST_NAME: Final = "manifest.json"
 SCHEMA_VERSION: Final = 1
+UNKNOWN: Final = "unknown"
+"""How ``commercial_use`` of a version is written when nobody knows."""
 
 
 class ManifestError(Exception):
@@ -38,11 +41,15 @@ class Manifest:
         files: File name to sha256 (hex), for every file of the version that the server reads.
         origin: Where the weights come from: package, version, file, sha256 of each.
         licence: SPDX expression.
-        commercial_use: Whether the licence allows it; ``None`` when unknown.
+        commercial_use: Whether the licence allows it; ``None`` when unknown, written as ``"unknown"``.
         exporter: Name and version of the program that wrote the files.
         opset: ONNX opset of the graph.
         parity: Figures measured at export, per check: the largest difference and the tolerance.
-        settings: What the pipeline must know of the version; see the stage's exporter.
+        settings: What the pipeline must know of the version; listed in ``model_repository/README.md``.
+        licence_note: One sentence: who allows or forbids what.
+        twin_seed: The weights are random numbers of this seed: a stand-in with the size and the cost of the real
+            model, whose pictures mean nothing. ``None`` for a real model.
+        precision: Of the weights, for example ``fp32`` or ``fp16``.
     """
 
     model: str
@@ -57,7 +64,15 @@ class Manifest:
     opset: int
     parity: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    licence_note: str = ""
+    twin_seed: int | None = None
+    precision: str = "fp32"
     schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def twin(self) -> bool:
+        """Whether the weights are random numbers."""
+        return self.twin_seed is not None
 
     @property
     def sha256(self) -> str:
@@ -68,15 +83,21 @@ class Manifest:
     def write(self, version_dir: Path) -> Path:
         """Write ``manifest.json`` into ``version_dir`` and return its path."""
         path = version_dir / MANIFEST_NAME
-        path.write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        values = asdict(self) | {"commercial_use": commercial_use_as_json(self.commercial_use)}
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return path
+
+
+def commercial_use_as_json(allowed: bool | None) -> bool | str:
+    """Return ``commercial_use`` as it is written."""
+    return UNKNOWN if allowed is None else allowed
 
 
 def read_manifest(version_dir: Path) -> Manifest:
     """Read the manifest of a version directory.
 
     Raises:
-        ManifestError: it is missing, is not JSON, or lacks a field.
+        ManifestError: it is missing, is not JSON, lacks a field, or a field holds what it must not.
     """
     path = version_dir / MANIFEST_NAME
     try:
@@ -89,6 +110,11 @@ def read_manifest(version_dir: Path) -> Manifest:
         raise ManifestError(path, f"must hold a JSON object, got {type(values).__name__}")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise ManifestError(path, f"schema_version must be {SCHEMA_VERSION}, got {values.get('schema_version')!r}")
+    for name, (expected, fits) in _FIELDS.items():
+        if name in values and not fits(values[name]):
+            raise ManifestError(path, f"{name} must be {expected}, got {json.dumps(values[name])}")
+    if values.get("commercial_use") == UNKNOWN:
+        values["commercial_use"] = None
     try:
         return Manifest(**values)
     except TypeError as error:
@@ -118,3 +144,48 @@ def version_dirs(model_dir: Path) -> list[Path]:
         return []
     numbered = [path for path in model_dir.iterdir() if path.is_dir() and path.name.isdecimal() and int(path.name) > 0]
     return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_object_of(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_value, value.values()))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_origin(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_object_of(_is_text), value))
+
+
+_TEXT: Final = ("a text", _is_text)
+
+_FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "model": _TEXT,
+    "version": ("a whole number above 0", lambda value: _is_whole(value) and value > 0),
+    "name": _TEXT,
+    "pack": _TEXT,
+    "files": ("an object of file name to sha256", _is_object_of(_is_text)),
+    "origin": ("a list of objects of texts", _is_origin),
+    "licence": _TEXT,
+    "commercial_use": (
+        'true, false or "unknown"',
+        lambda value: value is None or value is True or value is False or value == UNKNOWN,
+    ),
+    "exporter": _TEXT,
+    "opset": ("a whole number", _is_whole),
+    "parity": ("an object of objects", _is_object_of(_is_object)),
+    "settings": ("an object", _is_object),
+    "licence_note": _TEXT,
+    "twin_seed": ("a whole number or null", lambda value: value is None or _is_whole(value)),
+    "precision": _TEXT,
+}
+"""Field to what it must hold: in words, and as a test."""

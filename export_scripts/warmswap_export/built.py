@@ -1,9 +1,10 @@
-"""What an architecture module hands over: a graph, and the reference that it is held to."""
+"""What goes into an architecture module, and what it hands over: a graph and the references that it is held to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,22 @@ Reference = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True, slots=True)
+class StageSource:
+    """What a stage is built from.
+
+    Attributes:
+        files: Role (``network``, ``weights``, ``converter`` ...) to a verified file. ONNX files are in their published
+            form; checkpoints have been brought into it.
+        options: ``options`` of the pack file.
+        settings: ``settings`` of the pack file.
+    """
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BuiltStage:
     """An exported graph, not yet written.
 
@@ -24,11 +41,15 @@ class BuiltStage:
         graph: Graph of the stage contract.
         references: Independent implementations by name; each takes the graph's inputs and returns its outputs.
         tolerances: Largest absolute difference per output.
+        half_tolerances: The same for a graph of half precision; empty where none can be made.
+        keep_single: Patterns (``fnmatch``) of node names that stay in single precision.
     """
 
     graph: onnx.ModelProto
     references: Mapping[str, Reference]
     tolerances: Mapping[str, float]
+    half_tolerances: Mapping[str, float] = field(default_factory=dict)
+    keep_single: tuple[str, ...] = ()
 
 
 def torch_reference(module: nn.Module, output_names: tuple[str, ...]) -> Reference:

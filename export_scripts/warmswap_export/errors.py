@@ -3,6 +3,7 @@
 ExportError             base; ``exit_code`` is what the command returns
 ├── PackError           a pack file is wrong or does not exist
 ├── FetchError          a source could not be fetched, or is not the pinned one
+├── WeightsError        a file that the user brings is missing, is another one, or cannot be read
 └── ParityError         the exported graph does not agree with its reference
 """
 
@@ -23,6 +24,12 @@ class PackError(ExportError):
 
 class FetchError(ExportError):
     """A source could not be fetched, or is not the pinned one."""
+
+
+class WeightsError(ExportError):
+    """A file that the user brings is missing, is another one, or cannot be read."""
+
+    exit_code = 2
 
 
 class ParityError(ExportError):

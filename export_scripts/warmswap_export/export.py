@@ -10,21 +10,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
 
 import onnx
 
-from warmswap_ensemble.contract import ANY, MODELS
-from warmswap_ensemble.manifest import Manifest
+from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER, MODELS
+from warmswap_ensemble.manifest import Manifest, read_manifest
 from warmswap_export import graph, parity
-from warmswap_export.built import Arrays, BuiltStage
+from warmswap_export.built import Arrays, BuiltStage, StageSource
 from warmswap_export.errors import ExportError
-from warmswap_export.fetch import fetch
 from warmswap_export.packs import Pack, StagePack
-from warmswap_export.samples import make_samples
+from warmswap_export.precision import to_half
+from warmswap_export.samples import KnownFaces, any_embedding, find_faces, stage_samples
+from warmswap_export.scaffold import base_repository
+from warmswap_export.sources import StageFiles, WeightOptions, collect
 from warmswap_export.warmup import write_stage_warmup
 
 MODEL_FILE = "model.onnx"
+BASE_PACK: Final = "open"
+"""The pack whose models find the faces of the demo pictures, and whose samples are the warm-up of every version."""
+BASE_VERSION: Final = 1
 Progress = Callable[[str, str], None]
 
 
@@ -35,26 +41,54 @@ class PackBuild:
     Attributes:
         pack: What is built.
         progress: Called with a stage and what is being done.
+        weights: Where the files that users bring come from.
     """
 
     pack: Pack
     progress: Progress = lambda model, step: None
+    weights: WeightOptions = field(default_factory=WeightOptions)
+    _files: dict[str, StageFiles] = field(default_factory=dict)
     _stages: dict[str, BuiltStage] = field(default_factory=dict)
     _runners: dict[str, parity.GraphRunner] = field(default_factory=dict)
-    _samples: dict[str, dict[str, Any]] | None = None
+    _samples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _faces: KnownFaces | None = None
+    _scratch: Path | None = None
+
+    def __enter__(self) -> Self:
+        """Return the build."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove what was unpacked, converted or made up on the way."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def files(self, model: str) -> StageFiles:
+        """Return the files that a stage is built from."""
+        if model not in self._files:
+            stage = self.pack.stage(model)
+            if stage.weights and self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="warmswap-export-"))
+            folder = (self._scratch or Path(tempfile.gettempdir())) / model
+            self._files[model] = collect(stage, self.weights, folder, lambda step: self.progress(model, step))
+        return self._files[model]
 
     def stage(self, model: str) -> BuiltStage:
         """Return a stage, built from its sources."""
         if model not in self._stages:
-            stage = self.pack.stage(model)
-            self.progress(model, "fetching")
-            sources = {name: fetch(source) for name, source in stage.sources.items()}
+            stage, files = self.pack.stage(model), self.files(model)
             self.progress(model, "building")
-            module = importlib.import_module(f"warmswap_export.architectures.{stage.architecture}")
-            built: BuiltStage = module.build(sources)
+            built: BuiltStage = _architecture(stage).build(StageSource(files.paths, stage.options, stage.settings))
             _clean(built.graph, stage)
             self._stages[model] = built
         return self._stages[model]
+
+    def release(self, model: str) -> None:
+        """Forget what was built for a stage: some are half a gigabyte, several times over."""
+        for kept in (self._stages, self._runners):
+            kept.pop(model, None)
 
     def run(self, model: str, inputs: Arrays) -> Arrays:
         """Run a built stage."""
@@ -62,28 +96,63 @@ class PackBuild:
             self._runners[model] = parity.GraphRunner(self.stage(model).graph.SerializeToString())
         return self._runners[model](inputs)
 
-    def samples(self) -> dict[str, dict[str, Any]]:
-        """Return a batch of real inputs per stage."""
-        if self._samples is None:
-            settings = {stage.model: stage.settings for stage in self.pack.stages}
-            self._samples = make_samples(self.run, settings)
-        return self._samples
+    def samples(self, model: str) -> dict[str, Any]:
+        """Return a batch of two real inputs of a stage."""
+        if model not in self._samples:
+            if self._faces is None:
+                settings = {spec: self._base_settings(spec) for spec in ("face_detector", "face_landmarker")}
+                self._faces = find_faces(self._run_base, settings)
+            samples = stage_samples(model, self.pack.stage(model).settings, self._faces)
+            if model == FACE_SWAPPER.name:
+                samples["source_embedding"] = self._source_embedding(self._faces)
+            self._samples[model] = samples
+        return self._samples[model]
 
-    def measure(self, model: str, graph_bytes: bytes) -> list[parity.Difference]:
+    def measure(self, model: str, graph_bytes: bytes, precision: str = "fp32") -> list[parity.Difference]:
         """Hold a serialised graph of a stage to the contract and to the stage's references.
 
         Raises:
             ParityError: the graph's tensors are not those of the contract.
         """
-        built = self.stage(model)
-        samples = self.samples()[model]
+        built, samples = self.stage(model), self.samples(model)
         self.progress(model, "checking parity")
         runner = parity.GraphRunner(graph_bytes)
         parity.check_contract(runner, MODELS[model])
-        return parity.measure_parity(runner, built, samples)
+        if precision == "fp32":
+            return parity.measure_parity(runner, built, samples)
+        return parity.measure_half(runner, lambda inputs: self.run(model, inputs), built, samples)
+
+    def _source_embedding(self, faces: KnownFaces) -> Any:
+        """Return embeddings for the swapper's sample: of the embedder it goes with, where that is at hand."""
+        wanted = self.pack.stage(FACE_SWAPPER.name).settings.get("embedding_space")
+        own = next((stage.settings for stage in self.pack.stages if stage.model == FACE_EMBEDDER.name), None)
+        settings = self._base_settings(FACE_EMBEDDER.name)
+        if wanted in (None, settings["embedding_space"]):
+            crops = faces.crops(settings)[0]
+            return self._run_base(FACE_EMBEDDER.name, {"aligned_crop_rgb": crops})["embedding"][::-1].copy()
+        if own is not None and own["embedding_space"] == wanted:
+            crops = faces.crops(own)[0]
+            return self.run(FACE_EMBEDDER.name, {"aligned_crop_rgb": crops})["embedding"][::-1].copy()
+        return any_embedding(int(self.pack.stage(FACE_SWAPPER.name).settings["embedding_length"]))
+
+    def _is_base(self, model: str) -> bool:
+        return any(stage.model == model and stage.pack == BASE_PACK for stage in self.pack.stages)
+
+    def _base_settings(self, model: str) -> dict[str, Any]:
+        if self._is_base(model):
+            return dict(self.pack.stage(model).settings)
+        return read_manifest(base_repository() / model / str(BASE_VERSION)).settings
+
+    def _run_base(self, model: str, inputs: Arrays) -> Arrays:
+        if self._is_base(model):
+            return self.run(model, inputs)
+        path = base_repository() / model / str(BASE_VERSION) / MODEL_FILE
+        return parity.GraphRunner(path.read_bytes())(inputs)
 
 
-def export_stage(build: PackBuild, model: str, repository: Path, version: int, *, force: bool = False) -> Manifest:
+def export_stage(
+    build: PackBuild, model: str, repository: Path, version: int, *, force: bool = False, precision: str = "fp32"
+) -> Manifest:
     """Write one stage of a pack as a version of its model.
 
     The version appears at once (renamed into place), or not at all.
@@ -93,26 +162,37 @@ def export_stage(build: PackBuild, model: str, repository: Path, version: int, *
         ParityError: the graph does not agree with its references.
     """
     stage = build.pack.stage(model)
-    data = build.stage(model).graph.SerializeToString(deterministic=True)
-    differences = build.measure(model, data)
+    built, files = build.stage(model), build.files(model)
+    made = built.graph
+    if precision == "fp16":
+        if not built.half_tolerances:
+            raise ExportError(f"{stage.name} cannot be exported in fp16; leave it out with --stage, or take fp32")
+        build.progress(model, "converting to fp16")
+        made = to_half(made, built.keep_single)
+    data = made.SerializeToString(deterministic=True)
+    differences = build.measure(model, data, precision)
     parity.refuse_misses(model, differences)
     manifest = Manifest(
         model=model,
         version=version,
         name=stage.name,
-        pack=build.pack.name,
+        pack=stage.pack,
         files={MODEL_FILE: hashlib.sha256(data).hexdigest()},
-        origin=[source.describe() for source in stage.sources.values()],
+        origin=files.origin,
         licence=stage.licence,
+        licence_note=stage.licence_note,
         commercial_use=stage.commercial_use,
         exporter=f"warmswap {metadata.version('warmswap')}",
         opset=graph.OPSET,
         parity=parity.as_manifest(differences),
         settings=dict(stage.settings),
+        twin_seed=files.twin_seed,
+        precision=precision,
     )
     build.progress(model, "writing")
     _write_version(repository / model / str(version), {MODEL_FILE: data}, manifest, force=force)
-    write_stage_warmup(repository / model, MODELS[model], build.samples()[model])
+    if stage.pack == BASE_PACK:
+        write_stage_warmup(repository / model, MODELS[model], build.samples(model))
     return manifest
 
 
@@ -123,12 +203,40 @@ def export_pack(
     *,
     stages: Iterable[str] = (),
     force: bool = False,
+    precision: str = "fp32",
+    weights: WeightOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Manifest]:
     """Write the stages of a pack (all, or those named) into a repository and return their manifests."""
-    build = PackBuild(pack) if progress is None else PackBuild(pack, progress)
     chosen = list(stages) or [stage.model for stage in pack.stages]
-    return [export_stage(build, model, repository, version, force=force) for model in chosen]
+    for model in chosen:
+        _refuse_taken(repository / model / str(version), pack.stage(model), force=force)
+    manifests = []
+    with PackBuild(pack, progress or (lambda model, step: None), weights or WeightOptions()) as build:
+        for model in chosen:
+            manifests.append(export_stage(build, model, repository, version, force=force, precision=precision))
+            if pack.stage(model).weights and model != FACE_EMBEDDER.name:
+                build.release(model)
+    return manifests
+
+
+def _architecture(stage: StagePack) -> Any:
+    try:
+        return importlib.import_module(f"warmswap_export.architectures.{stage.architecture}")
+    except ModuleNotFoundError as error:
+        raise ExportError(f"pack {stage.pack}: no architecture module is called {stage.architecture!r}") from error
+
+
+def _refuse_taken(version_dir: Path, stage: StagePack, *, force: bool) -> None:
+    """Refuse a version that holds another model before any work is done; the same model may be exported again."""
+    if force or not version_dir.exists():
+        return
+    try:
+        manifest = read_manifest(version_dir)
+    except Exception:  # no manifest: whatever it holds, it is not ours
+        manifest = None
+    if manifest is None or (manifest.name, manifest.pack) != (stage.name, stage.pack):
+        raise ExportError(f"{version_dir} holds another model; choose a new --version, or overwrite it with --force")
 
 
 def _write_version(version_dir: Path, files: dict[str, bytes], manifest: Manifest, *, force: bool) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx.compose
 import onnx.parser
 import torch
 from onnx import helper, numpy_helper, version_converter
@@ -30,8 +29,11 @@ def export_module(
     input_names: Sequence[str],
     output_names: Sequence[str],
     dynamic_axes: DynamicAxes,
+    *,
+    opset: int = OPSET,
+    fold_constants: bool = False,
 ) -> onnx.ModelProto:
-    """Trace a PyTorch module into a graph whose weights stay as the module stores them."""
+    """Trace a PyTorch module into a graph; unless constants are folded, weights stay as the module stores them."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The tracing exporter is deprecated in favour of one that needs onnxscript and renames every tensor.
@@ -41,8 +43,8 @@ def export_module(
             example_inputs,
             buffer,
             dynamo=False,
-            opset_version=OPSET,
-            do_constant_folding=False,
+            opset_version=opset,
+            do_constant_folding=fold_constants,
             input_names=list(input_names),
             output_names=list(output_names),
             dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
@@ -66,15 +68,15 @@ def _declare_unused_inputs(
         model.graph.input.append(kept.get(name) or helper.make_tensor_value_info(name, dtype, shape))
 
 
-def modernize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``model`` at ``OPSET``, without the shapes that an old exporter froze into it."""
+def modernize(model: onnx.ModelProto, *, keep_shapes: bool = False) -> onnx.ModelProto:
+    """Return ``model`` at ``OPSET``, unless told otherwise without the shapes that an old exporter froze into it."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     initializers = {initializer.name for initializer in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     del model.graph.value_info[:]
-    for value in (*model.graph.input, *model.graph.output):
+    for value in () if keep_shapes else (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         for index, axis in enumerate(shape.dim):
             if index != 1:
@@ -130,6 +132,15 @@ def _scale_output_channels(weight: FloatArray, factor: FloatArray, conv: onnx.No
     return np.asarray((per_group * factor.reshape(groups, 1, outputs_per_group, 1, 1)).reshape(weight.shape))
 
 
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove constants that nothing reads any more, in place; ONNX Runtime warns of each."""
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    dead = [node for node in model.graph.node if node.op_type == "Constant" and node.output[0] not in used]
+    for node in dead:
+        model.graph.node.remove(node)
+    _drop_unused_initializers(model.graph)
+
+
 def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input}
     kept = [initializer for initializer in graph.initializer if initializer.name in used]
@@ -138,21 +149,59 @@ def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
 
 
 def chain(first: onnx.ModelProto, second: onnx.ModelProto, prefix: str, links: Mapping[str, str]) -> onnx.ModelProto:
-    """Feed outputs of ``first`` into inputs of ``second``.
+    """Feed outputs of ``first`` into inputs of ``second``; ``first`` becomes the whole, so that its weights stay put.
 
     Args:
         first: Graph that runs first; its tensors get ``prefix``, except its inputs.
-        second: Graph whose outputs are the outputs of the whole.
+        second: Graph whose outputs are the outputs of the whole, after those of ``first`` that nothing takes.
         prefix: Keeps the tensor names of the two apart.
         links: Output of ``first`` to input of ``second``.
     """
-    renamed = onnx.compose.add_prefix(first, prefix, rename_inputs=False)
-    io_map = [(prefix + output, target) for output, target in links.items()]
-    return onnx.compose.merge_models(renamed, second, io_map=io_map)
+    kept = {value.name for value in first.graph.input}
+    whole, tail = first.graph, second.graph
+
+    def renamed(name: str) -> str:
+        return name if not name or name in kept else prefix + name
+
+    for node in whole.node:
+        node.name = prefix + node.name if node.name else ""
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for value in (*whole.output, *whole.initializer):
+        value.name = renamed(value.name)
+    fed = {target: prefix + output for output, target in links.items()}
+    for node in tail.node:
+        node.input[:] = [fed.get(name, name) for name in node.input]
+    _refuse_clashes(whole, tail)
+    taken = set(fed.values())
+    outputs = [value for value in whole.output if value.name not in taken]
+    inputs = [value for value in tail.input if value.name not in fed]
+    del whole.output[:], whole.value_info[:]
+    whole.output.extend([*outputs, *tail.output])
+    whole.input.extend(inputs)
+    whole.node.extend(tail.node)
+    whole.initializer.extend(tail.initializer)
+    return first
+
+
+def _refuse_clashes(first: onnx.GraphProto, second: onnx.GraphProto) -> None:
+    names = [
+        {*(tensor.name for tensor in graph.initializer), *(name for node in graph.node for name in node.output)}
+        for graph in (first, second)
+    ]
+    both = sorted(names[0] & names[1] - {""})
+    if both:
+        raise ValueError(f"two graphs cannot be chained, both have {', '.join(both[:3])}")
 
 
 def append_nms(
-    model: onnx.ModelProto, *, max_faces: int, iou_threshold: float, score_floor: float, num_kps: int
+    model: onnx.ModelProto,
+    *,
+    max_faces: int,
+    iou_threshold: float,
+    score_floor: float,
+    num_kps: int,
+    whole_pixels: bool = False,
 ) -> onnx.ModelProto:
     """Replace candidate outputs by the ``face_detector`` contract: greedy NMS, best first, padded with zeros.
 
@@ -163,7 +212,12 @@ def append_nms(
         iou_threshold: A box that overlaps a better one by more than this is dropped.
         score_floor: Candidates at or below it are no faces.
         num_kps: Landmarks per face.
+        whole_pixels: Boxes include their last pixel: overlaps are those of boxes one pixel wider and higher.
     """
+    covered, margin, widen = "nms_bbox", "", ""
+    if whole_pixels:
+        covered, margin = "covered", "float[4] margin = {0.0, 0.0, 1.0, 1.0},"
+        widen = "covered = Add (nms_bbox, margin)"
     nms = onnx.parser.parse_model(f"""
         <ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>
         nms (float[N, K, 4] nms_bbox, float[N, K] nms_score, float[N, K, {num_kps}, 2] nms_kps)
@@ -173,10 +227,11 @@ def append_nms(
          int64[1] rows = {{{max_faces}}}, int64[3] four_times = {{1, 1, 4}},
          int64[3] per_point = {{1, 1, {2 * num_kps}}}, int64[3] flat_kps = {{0, 0, {2 * num_kps}}},
          int64[4] kps_shape = {{0, 0, {num_kps}, 2}},
-         float[1] iou = {{{iou_threshold}}}, float[1] floor = {{{score_floor}}}, float nothing = {{0.0}}>
+         {margin} float[1] iou = {{{iou_threshold}}}, float[1] floor = {{{score_floor}}}, float nothing = {{0.0}}>
         {{
             class_score = Unsqueeze (nms_score, axis_1)
-            selected = NonMaxSuppression (nms_bbox, class_score, rows, iou, floor)
+            {widen}
+            selected = NonMaxSuppression ({covered}, class_score, rows, iou, floor)
             where = Gather <axis = 1> (selected, image_and_box)
             selected_shape = Shape (selected)
             num_selected = Gather <axis = 0> (selected_shape, first)

@@ -1,19 +1,21 @@
-"""Real inputs for every stage, cut from the two demo pictures by the stages before it.
+"""Real inputs for every stage, cut from the two demo pictures.
 
 Parity checks and warm-up samples use them: random bytes would take unrealistic paths through the suppression of the
-detector and the landmark geometry of the swapper.
+detector and the landmark geometry of the swapper. Where the faces are is found by the models of the ``open`` pack, so
+a stage can be checked alone, and a twin, which finds nothing, gets real crops too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 
-from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER, FACE_SWAPPER
+from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER
 from warmswap_ensemble.geometry import (
     FloatArray,
     ImageArray,
@@ -28,9 +30,42 @@ from warmswap_ensemble.geometry import (
 from warmswap_export.built import Arrays
 
 DEMO_PICTURES = ("eileen_collins.png", "grace_hopper.jpg")
+EMBEDDING_SEED: Final = 0
 
 RunStage = Callable[[str, Arrays], Arrays]
-Settings = Mapping[str, Mapping[str, Any]]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFaces:
+    """The faces of the demo pictures.
+
+    Attributes:
+        pictures: (H, W, 3) uint8 RGB each.
+        kps: (5, 2) each, in pixels of the picture.
+        landmarks: (68, 2) each, in pixels of the picture.
+    """
+
+    pictures: list[ImageArray]
+    kps: list[FloatArray]
+    landmarks: list[MatrixArray]
+
+    def crops(
+        self, settings: Settings, side: int | None = None, template: str | None = None
+    ) -> tuple[ImageArray, list[MatrixArray]]:
+        """Return the (2, S, S, 3) crops that a stage with these settings gets, and their affine matrices."""
+        side, template = side or int(settings["crop_size"]), template or settings["warp_template"]
+        matrices = [estimate_affine_matrix(points, template, side) for points in self.kps]
+        crops = [warp_crop(picture, matrix, side) for picture, matrix in zip(self.pictures, matrices, strict=True)]
+        return np.stack(crops), matrices
+
+    def landmarks_in(self, matrices: list[MatrixArray], side: int) -> FloatArray:
+        """Return the (2, 68, 2) landmarks relative to crops."""
+        moved = [
+            (transform_points(points, matrix) + 0.5) / side
+            for points, matrix in zip(self.landmarks, matrices, strict=True)
+        ]
+        return np.stack(moved).astype(np.float32)
 
 
 def examples_dir() -> Path:
@@ -49,57 +84,61 @@ def read_pictures() -> list[ImageArray]:
     return pictures
 
 
-def make_samples(run_stage: RunStage, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return one batch of two real inputs per stage; stages are run as soon as their samples are made.
+def find_faces(run_stage: RunStage, settings: Mapping[str, Settings]) -> KnownFaces:
+    """Find the faces of the demo pictures with a real detector and landmarker.
 
     Args:
         run_stage: Runs a stage on its inputs.
         settings: Per stage, what its manifest says.
     """
     pictures = read_pictures()
-    height, width = settings[FACE_DETECTOR.name]["input_size_hw"]
-    size_hw = (int(height), int(width))
-    fitted, scales = zip(*(fit_into(picture, size_hw) for picture in pictures), strict=True)
-    detector = {"image_rgb": np.stack([letterbox(picture, size_hw, multiple=0) for picture in fitted])}
-    kps_per_picture = run_stage(FACE_DETECTOR.name, detector)["kps"][:, 0]
+    frames, scales = _frames(pictures, settings[FACE_DETECTOR.name])
+    kps_per_picture = run_stage(FACE_DETECTOR.name, {"image_rgb": frames})["kps"][:, 0]
     kps = [points / scale for points, scale in zip(kps_per_picture, scales, strict=True)]
-
-    crops, matrices = _crops(pictures, kps, settings[FACE_LANDMARKER.name])
-    landmarker = {"crop_rgb": crops}
-    side = settings[FACE_LANDMARKER.name]["crop_size"]
-    relative = run_stage(FACE_LANDMARKER.name, landmarker)["landmarks"]
+    crops, matrices = KnownFaces(pictures, kps, []).crops(settings[FACE_LANDMARKER.name])
+    relative = run_stage(FACE_LANDMARKER.name, {"crop_rgb": crops})["landmarks"]
     landmarks = [
-        transform_points(points * side - 0.5, invert_affine_matrix(matrix))
+        transform_points(points * crops.shape[1] - 0.5, invert_affine_matrix(matrix))
         for points, matrix in zip(relative, matrices, strict=True)
     ]
+    return KnownFaces(pictures, kps, landmarks)
 
-    embedder = {"aligned_crop_rgb": _crops(pictures, kps, settings[FACE_EMBEDDER.name])[0]}
-    embedding = run_stage(FACE_EMBEDDER.name, embedder)["embedding"]
 
-    side = settings[FACE_SWAPPER.name]["crop_size"]
-    crops, matrices = _crops(pictures, kps, settings[FACE_SWAPPER.name])
-    in_crop = np.stack(
-        [(transform_points(points, matrix) + 0.5) / side for points, matrix in zip(landmarks, matrices, strict=True)]
-    ).astype(np.float32)
-    swapper = {
-        "target_crop_rgb": crops,
-        "source_crop_rgb": np.ascontiguousarray(crops[::-1]),
-        "target_landmarks": in_crop,
-        "source_landmarks": np.ascontiguousarray(in_crop[::-1]),
-        "source_embedding": np.ascontiguousarray(embedding[::-1]),
-    }
+def stage_samples(model: str, settings: Settings, faces: KnownFaces) -> dict[str, Any]:
+    """Return one batch of two real inputs of a stage; for a swapper without ``source_embedding``.
+
+    Args:
+        model: Stage.
+        settings: What its manifest says.
+        faces: The faces of the demo pictures.
+    """
+    if model == FACE_DETECTOR.name:
+        return {"image_rgb": _frames(faces.pictures, settings)[0]}
+    crops, matrices = faces.crops(settings)
+    if model == FACE_LANDMARKER.name:
+        return {"crop_rgb": crops}
+    if model == FACE_EMBEDDER.name:
+        return {"aligned_crop_rgb": crops}
+    source_crops, source_matrices = faces.crops(
+        settings, settings.get("source_crop_size"), settings.get("source_warp_template")
+    )
+    source_landmarks = faces.landmarks_in(source_matrices, source_crops.shape[1])
     return {
-        FACE_DETECTOR.name: detector,
-        FACE_LANDMARKER.name: landmarker,
-        FACE_EMBEDDER.name: embedder,
-        FACE_SWAPPER.name: swapper,
+        "target_crop_rgb": crops,
+        "source_crop_rgb": np.ascontiguousarray(source_crops[::-1]),
+        "target_landmarks": faces.landmarks_in(matrices, crops.shape[1]),
+        "source_landmarks": np.ascontiguousarray(source_landmarks[::-1]),
     }
 
 
-def _crops(
-    pictures: list[ImageArray], kps: list[FloatArray], settings: Mapping[str, Any]
-) -> tuple[ImageArray, list[MatrixArray]]:
-    side = settings["crop_size"]
-    matrices = [estimate_affine_matrix(points, settings["warp_template"], side) for points in kps]
-    crops = [warp_crop(picture, matrix, side) for picture, matrix in zip(pictures, matrices, strict=True)]
-    return np.stack(crops), matrices
+def any_embedding(length: int) -> FloatArray:
+    """Return two seeded vectors of length one: (2, length), for a swapper whose embedder is not at hand."""
+    vectors = np.random.default_rng(EMBEDDING_SEED).normal(size=(2, length))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def _frames(pictures: list[ImageArray], settings: Settings) -> tuple[ImageArray, tuple[float, ...]]:
+    height, width = settings["input_size_hw"]
+    size_hw = (int(height), int(width))
+    fitted, scales = zip(*(fit_into(picture, size_hw) for picture in pictures), strict=True)
+    return np.stack([letterbox(picture, size_hw, multiple=0) for picture in fitted]), scales

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from warmswap_ensemble.contract import STAGES
 from warmswap_ensemble.manifest import Manifest, ManifestError, read_manifest, verify_files, version_dirs
 from warmswap_export.errors import ExportError
 from warmswap_export.export import MODEL_FILE, PackBuild, Progress
-from warmswap_export.packs import load_pack
+from warmswap_export.packs import Pack, load_pack
 from warmswap_export.parity import Difference, as_manifest
+from warmswap_export.sources import WeightOptions
 
 
 @dataclass(slots=True)
@@ -56,11 +57,24 @@ class Verification:
         }
 
 
-def verify_repository(repository: Path, stages: Sequence[str], progress: Progress) -> list[Verification]:
+def verify_repository(
+    repository: Path,
+    stages: Sequence[str],
+    weights: WeightOptions | None = None,
+    own_packs: Sequence[str] = (),
+    progress: Progress = lambda model, step: None,
+) -> list[Verification]:
     """Verify every version of the stages (all, or those named).
 
+    Args:
+        repository: What to verify.
+        stages: Models; empty = all.
+        weights: Where the published files lie that the versions were made of.
+        own_packs: Paths of pack files that do not ship with this package.
+        progress: Called with a stage and what is being done.
+
     Raises:
-        ExportError: a name is no stage, the repository holds none, or a source of a pack cannot be had.
+        ExportError: a name is no stage, the repository holds none, or a pack file is wrong.
     """
     known = [spec.name for spec in STAGES]
     for name in stages:
@@ -69,11 +83,11 @@ def verify_repository(repository: Path, stages: Sequence[str], progress: Progres
     found = [path for name in stages or known for path in version_dirs(repository / name)]
     if not found:
         raise ExportError(f"{repository} holds no version of {', '.join(stages or known)}")
-    builds: dict[str, PackBuild] = {}
-    return [_verify(path, builds, progress) for path in found]
+    packs = {pack.name: pack for pack in map(load_pack, own_packs)}
+    return [_verify(path, packs, weights or WeightOptions(), progress) for path in found]
 
 
-def _verify(version_dir: Path, builds: dict[str, PackBuild], progress: Progress) -> Verification:
+def _verify(version_dir: Path, packs: dict[str, Pack], weights: WeightOptions, progress: Progress) -> Verification:
     result = Verification(version_dir.parent.name, version_dir.name)
     try:
         manifest = read_manifest(version_dir)
@@ -82,13 +96,13 @@ def _verify(version_dir: Path, builds: dict[str, PackBuild], progress: Progress)
         result.problems.append(str(error))
         return result
     result.problems += _identity_problems(manifest, result)
-    if manifest.pack not in builds:
-        builds[manifest.pack] = PackBuild(load_pack(manifest.pack), progress)
     try:
+        pack = packs.get(manifest.pack) or load_pack(manifest.pack)
         data = (version_dir / MODEL_FILE).read_bytes()
-        result.differences = builds[manifest.pack].measure(manifest.model, data)
+        with PackBuild(pack, progress, replace(weights, twin_seed=manifest.twin_seed)) as build:
+            result.differences = build.measure(manifest.model, data, manifest.precision)
     except (OSError, ExportError) as error:
-        result.problems.append(str(error))
+        result.problems.append(f"parity was not measured: {error}")
     return result
 
 

@@ -8,8 +8,6 @@ border, landmarks and all; here it stays where it is, so that faces cut by the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmswap_ensemble.contract import MAX_FACES, NUM_KPS
-from warmswap_export.built import Arrays, BuiltStage, Reference
+from warmswap_export.built import Arrays, BuiltStage, Reference, StageSource
 from warmswap_export.graph import append_nms, chain, export_module, fold_batch_norms, modernize
 
 STRIDE: Final = 4
@@ -66,9 +64,9 @@ class Decode(nn.Module):
         return bbox, score, kps
 
 
-def build(sources: Mapping[str, Path]) -> BuiltStage:
+def build(source: StageSource) -> BuiltStage:
     """Build the stage from ``network``, the graph as published."""
-    published = onnx.load(sources["network"])
+    published = onnx.load(source.files["network"])
     return BuiltStage(
         build_graph(published),
         {"published graph, plain NumPy decode": published_reference(published)},

@@ -7,15 +7,12 @@ does; the port divides by 255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from warmswap_export.architectures.layers import StoredTensor, image_to_float, subtract_mean
-from warmswap_export.built import BuiltStage, torch_reference
+from warmswap_export.built import BuiltStage, StageSource, torch_reference
 from warmswap_export.graph import export_module
 from warmswap_export.tfjs_weights import TfjsWeight, read_tfjs_weights
 
@@ -93,9 +90,9 @@ class DlibResNet(nn.Module):
         return descriptor / descriptor.norm(dim=1, keepdim=True)
 
 
-def build(sources: Mapping[str, Path]) -> BuiltStage:
+def build(source: StageSource) -> BuiltStage:
     """Build the stage from ``manifest`` (JSON) and ``weights`` (binary) as published."""
-    module = DlibResNet(read_tfjs_weights(sources["manifest"], sources["weights"])).eval()
+    module = DlibResNet(read_tfjs_weights(source.files["manifest"], source.files["weights"])).eval()
     graph = export_module(
         module,
         (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),

@@ -12,8 +12,6 @@ Adelson 1983 (multiresolution spline).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmswap_export.architectures.layers import image_to_float
-from warmswap_export.built import BuiltStage, torch_reference
+from warmswap_export.built import BuiltStage, StageSource, torch_reference
 from warmswap_export.graph import export_module
 
 CROP_SIZE: Final = 256
@@ -255,9 +253,9 @@ class GeometricSwapper(nn.Module):
         return (swapped + 0.5).to(torch.uint8).permute(0, 2, 3, 1), coverage.squeeze(1)
 
 
-def build(sources: Mapping[str, Path]) -> BuiltStage:
+def build(source: StageSource) -> BuiltStage:
     """Build the stage; it needs no sources."""
-    del sources
+    del source
     module = GeometricSwapper().eval()
     crop = torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8)
     landmarks = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0))

@@ -5,15 +5,12 @@ Source: npm package ``@vladmandic/face-api``, ``src/faceFeatureExtractor`` and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from warmswap_export.architectures.layers import StoredTensor, image_to_float, same_padding, subtract_mean
-from warmswap_export.built import BuiltStage, torch_reference
+from warmswap_export.built import BuiltStage, StageSource, torch_reference
 from warmswap_export.graph import export_module
 from warmswap_export.tfjs_weights import TfjsWeight, read_tfjs_weights
 
@@ -91,9 +88,9 @@ class Landmark68(nn.Module):
         return x.reshape(-1, 68, 2)
 
 
-def build(sources: Mapping[str, Path]) -> BuiltStage:
+def build(source: StageSource) -> BuiltStage:
     """Build the stage from ``manifest`` (JSON) and ``weights`` (binary) as published."""
-    module = Landmark68(read_tfjs_weights(sources["manifest"], sources["weights"])).eval()
+    module = Landmark68(read_tfjs_weights(source.files["manifest"], source.files["weights"])).eval()
     graph = export_module(
         module,
         (torch.zeros(2, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8),),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Final
+
+from warmswap_export.commands.export import add_weight_arguments, show_progress
 
 HELP: Final = "check a repository's models: sha256, contract, and parity with their references"
 
@@ -17,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repository", type=Path, default=Path("model_repository"), help="what to check (default: %(default)s)"
     )
     parser.add_argument("--stage", action="append", default=[], help="only this model; may be given several times")
+    parser.add_argument(
+        "--pack", type=Path, action="append", default=[], metavar="TOML", help="pack file of your own, for its versions"
+    )
+    add_weight_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -24,14 +29,13 @@ def run(args: argparse.Namespace) -> int:
     """Verify every version and return 0 only if all of them pass.
 
     Raises:
-        ExportError: there is nothing to verify, or a source cannot be had.
+        ExportError: there is nothing to verify, or a pack file is wrong.
     """
+    from warmswap_export.sources import WeightOptions
     from warmswap_export.verify import verify_repository
 
-    def progress(model: str, step: str) -> None:
-        print(f"{model}: {step} ...", file=sys.stderr)
-
-    results = verify_repository(args.repository, args.stage, progress)
+    weights = WeightOptions(tuple(args.weights), args.accept_unpinned)
+    results = verify_repository(args.repository, args.stage, weights, [str(path) for path in args.pack], show_progress)
     if args.json:
         print(json.dumps({"versions": [result.as_json() for result in results]}))
     else:

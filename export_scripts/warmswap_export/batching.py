@@ -1,0 +1,126 @@
+"""Graph surgery that gives a published graph a free batch axis and a free frame size.
+
+Published files are traced with one picture, and the tracer writes that "one" into shapes. Nothing here changes what
+the graph computes for one picture; the parity check of every export compares a batch with its rows one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, shape_inference
+
+from warmswap_export.graph import drop_unused
+
+INTERLEAVED: Final = [2, 3, 0, 1]
+"""Axes of a head as ``mmdet`` exported it first: (H, W, N, A*C), so the batch ends up inside the anchor axis."""
+BATCH_FIRST: Final = [0, 2, 3, 1]
+_ELEMENTWISE: Final = {"Sigmoid", "Cast", "Identity", "Softmax"}
+
+
+def open_batch(model: onnx.ModelProto) -> None:
+    """Make axis 0 of every input and output symbolic, and keep it through reshapes, in place."""
+    values = _Constants(model)
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            shape = values.get(node.input[1])
+            if shape is not None and shape.size > 1 and shape[0] == 1:
+                values.replace(node, 1, np.concatenate(([0], shape[1:])).astype(np.int64))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]
+    drop_unused(model)
+
+
+def open_frame_size(model: onnx.ModelProto) -> int:
+    """Let a detector that was traced at one frame size take any, in place; return how many resizes were opened.
+
+    A resize to a fixed size becomes one by a fixed factor.
+    """
+    inferred = shape_inference.infer_shapes(model)
+    shapes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*inferred.graph.value_info, *inferred.graph.input)
+    }
+    values = _Constants(model)
+    opened = 0
+    for node in model.graph.node:
+        if node.op_type != "Resize" or len(node.input) < 4 or not node.input[3]:
+            continue
+        sizes, shape = values.get(node.input[3]), shapes.get(node.input[0], [])
+        if sizes is None or len(shape) != 4 or not all(shape):
+            continue
+        scales = np.array([1.0, 1.0, sizes[2] / shape[2], sizes[3] / shape[3]], np.float32)
+        name = f"{node.output[0]}/scales"
+        model.graph.initializer.append(numpy_helper.from_array(scales, name))
+        del node.input[2:]
+        node.input.append(name)
+        opened += 1
+    for value in model.graph.input:
+        for axis, name in ((2, "H"), (3, "W")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    for value in model.graph.output:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis == 1:
+                dim.dim_param = f"{value.name}_anchors"
+    del model.graph.value_info[:]
+    drop_unused(model)
+    return opened
+
+
+def separate_batch_from_anchors(model: onnx.ModelProto) -> int:
+    """Give the heads of a legacy SCRFD export a batch axis of their own, in place; return how many were changed.
+
+    Each head ends in Transpose (H, W, N, A*C) and Reshape (-1, C), which is only right for one picture. It becomes
+    Transpose (N, H, W, A*C) and Reshape (N, -1, C). For one picture the numbers stay the same.
+    """
+    producers = {output: node for node in model.graph.node for output in node.output}
+    values = _Constants(model)
+    changed = 0
+    for output in model.graph.output:
+        node = producers[output.name]
+        while node.op_type in _ELEMENTWISE:
+            node = producers[node.input[0]]
+        if node.op_type != "Reshape":
+            continue
+        transpose = producers.get(node.input[0])
+        if transpose is None or transpose.op_type != "Transpose":
+            continue
+        axes = next(attribute for attribute in transpose.attribute if attribute.name == "perm")
+        if list(axes.ints) != INTERLEAVED:
+            continue
+        shape = values.get(node.input[1])
+        columns = int(shape[-1]) if shape is not None else output.type.tensor_type.shape.dim[-1].dim_value
+        axes.ints[:] = BATCH_FIRST
+        values.replace(node, 1, np.array([0, -1, columns], np.int64))
+        declared = helper.make_tensor_value_info("", 1, ["N", f"{output.name}_anchors", columns])
+        output.type.tensor_type.shape.CopyFrom(declared.type.tensor_type.shape)
+        changed += 1
+    del model.graph.value_info[:]
+    return changed
+
+
+class _Constants:
+    """The constant tensors of a graph: initializers and Constant nodes."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.arrays = {tensor.name: tensor for tensor in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                value = next((item.t for item in node.attribute if item.name == "value"), None)
+                if value is not None:
+                    self.arrays[node.output[0]] = value
+
+    def get(self, name: str) -> np.ndarray | None:  # type: ignore[type-arg]
+        """Return a constant, or None where it is computed."""
+        tensor = self.arrays.get(name)
+        return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
+
+    def replace(self, node: onnx.NodeProto, position: int, values: np.ndarray) -> None:  # type: ignore[type-arg]
+        """Give one input of a node a constant of its own; others may share the old one."""
+        name = f"{node.output[0]}/{position}"
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+        node.input[position] = name
