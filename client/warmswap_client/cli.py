@@ -40,6 +40,7 @@ EXTRAS: Final = {
     "status": "client",
     "wait": "client",
     "serve": "server",
+    "lint": "server",
     "export": "export",
     "verify": "export",
     "bench": "loadtests",

@@ -78,6 +78,12 @@ class SwapResult:
     models: Mapping[str, str]
     report: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """Model and version of each stage whose weights are random numbers: with any, the picture means nothing."""
+        twins = self.report.get("twins")
+        return tuple(map(str, twins)) if isinstance(twins, list) else ()
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the picture, all of it or nothing; an existing file is replaced.
 

@@ -1,22 +1,26 @@
 """Errors of the operations side, by what an operator can do about each.
 
     OpsError                      one line for a human, and an exit code
+    ├── UsageError           2    correct the option or the environment variable
     ├── MachineError         3    install or upgrade what the line names
     ├── RepositoryError      4    repair the model repository (a model missing, corrupt, or not what its manifest says)
     ├── PortInUseError       5    choose another port, or stop what holds this one
     ├── ServerError          6    the tritonserver process did not start, or died
-    └── ControlError         7    the control API said no
-        ├── ServerUnreachableError   nothing answers at the address
-        ├── ControlTimeoutError      no answer in time
-        ├── UnknownModelError        no such model in the repository
-        └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
+    ├── ControlError         7    the control API said no
+    │   ├── ServerUnreachableError   nothing answers at the address
+    │   ├── ControlTimeoutError      no answer in time
+    │   ├── UnknownModelError        no such model in the repository
+    │   └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
+    └── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
 
-Exit code 1 is for faults of this program, 2 for wrong usage.
+Exit code 1 is for faults of this program, 2 for wrong usage, 9 for ``warmswap lint`` that has findings.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+EXIT_FINDINGS: Final = 9
 
 
 class OpsError(Exception):
@@ -31,6 +35,12 @@ class OpsError(Exception):
     def __init__(self, message: str) -> None:
         """Join the lines of ``message``: an operator greps for one."""
         super().__init__(" ".join(message.split()))
+
+
+class UsageError(OpsError):
+    """An option or an environment variable has a value that it must not have."""
+
+    exit_code = 2
 
 
 class MachineError(OpsError):
@@ -88,3 +98,9 @@ class ModelLoadError(ControlError):
         super().__init__(f"model {model} failed to load: {reason}")
         self.model = model
         self.reason = reason
+
+
+class LicenceError(OpsError):
+    """A version would be served whose licence does not allow what the policy demands."""
+
+    exit_code = 8

@@ -23,6 +23,8 @@ from typing import Any, Final, Self
 from warmswap_ensemble.contract import MODELS, PIPELINES, STAGES
 from warmswap_ops.backend_folder import BackendFolder, provide_backend_folder
 from warmswap_ops.errors import ModelLoadError, OpsError, ServerError
+from warmswap_ops.licences import check_policy, find_policy, licence_facts, licence_warnings, twin_warnings, uncleared
+from warmswap_ops.matching import check_pipelines
 from warmswap_ops.model_loading import finish_requests, load_models
 from warmswap_ops.phases import Phase, Report, Stopwatch
 from warmswap_ops.ports import Ports, address, choose_ports, is_open
@@ -52,6 +54,7 @@ class LaunchOptions:
         load_timeout_s: How long the load of one model may take.
         config_name: ``configs/<name>.pbtxt`` of each model wins; ``None`` = ``gpu`` where there is a GPU.
         verbose: Pass on everything that the server writes.
+        policy: Whose licences may be served, see ``licences``; ``None`` = what the environment says, else any.
         stages: Models to load first.
         pipelines: Models to load when all stages are ready.
     """
@@ -64,6 +67,7 @@ class LaunchOptions:
     load_timeout_s: float = 300.0
     config_name: str | None = None
     verbose: bool = False
+    policy: str | None = None
     stages: tuple[str, ...] = tuple(spec.name for spec in STAGES)
     pipelines: tuple[str, ...] = tuple(spec.name for spec in PIPELINES)
 
@@ -83,7 +87,7 @@ class Launcher:
         Args:
             options: What to serve, and how.
             report: Gets every phase as it ends.
-            log_line: Gets the server's lines that an operator should see.
+            log_line: Gets warnings, and the server's lines that an operator should see.
             stopwatch: Runs since the time that ``ms_total`` counts from.
         """
         self.options = options
@@ -91,6 +95,7 @@ class Launcher:
         self.ports = options.ports
         self._report = report
         self._stopwatch = stopwatch or Stopwatch()
+        self._log_line = log_line
         self._log = TritonLog(log_line, verbose=options.verbose)
         self._lock = threading.Lock()
         self._closed = False
@@ -189,18 +194,26 @@ class Launcher:
 
     def _start(self) -> None:
         options = self.options
+        policy = find_policy(options.policy, os.environ)
         install = find_triton()
         env = server_environment(install, os.environ)
         check_machine(install, env)
         repository = find_repository(options.repository, os.environ)
         config_name = options.config_name or ("gpu" if has_gpu() else None)
         served = read_repository(repository, options.stages, options.pipelines, config_name)
+        check_pipelines(repository, options.pipelines, config_name)
+        manifests = [version.manifest for version in served if version.manifest is not None]
+        check_policy(policy, manifests)
+        self._warn([*licence_warnings(manifests), *twin_warnings(manifests)])
         ports = choose_ports(options.host, options.ports)
         with self._lock:
             self._refuse_closed()
             self._backends = provide_backend_folder(install, os.environ)
             self._shared_memory = SharedMemory()
-        self._end_phase("preflight", triton=install.version, repository=str(repository))
+        licences = [licence_facts(manifest) for manifest in uncleared(manifests)]
+        self._end_phase(
+            "preflight", triton=install.version, repository=str(repository), policy=policy, licences=licences
+        )
 
         command = ServerOptions(
             server=install.server,
@@ -235,7 +248,14 @@ class Launcher:
                 self._raise_self_test_failure(again)
                 raise
         self._log.passing_on = True
-        self._end_phase("ready", urls=self._urls(), versions=_versions(served), ms_total=self._stopwatch.total_ms())
+        twins = [f"{manifest.model} {manifest.version}" for manifest in manifests if manifest.twin]
+        self._end_phase(
+            "ready",
+            urls=self._urls(),
+            versions=_versions(served),
+            twins=twins,
+            ms_total=self._stopwatch.total_ms(),
+        )
 
     def _raise_self_test_failure(self, crash: ServerError) -> None:
         failure = self._log.self_test_failure()
@@ -287,6 +307,11 @@ class Launcher:
         self.phases.append(phase)
         if self._report:
             self._report(phase)
+
+    def _warn(self, lines: Sequence[str]) -> None:
+        if self._log_line:
+            for line in lines:
+                self._log_line(f"warning: {line}")
 
     def _urls(self) -> dict[str, str]:
         return {"grpc": self.grpc_url, "http": f"http://{self.http_url}", "metrics": self.metrics_url}

@@ -18,7 +18,7 @@ class Phase:
     Attributes:
         name: ``preflight``, ``server``, ``stages``, ``pipelines``, ``ready``, ``draining``, ``stopped`` or ``failed``.
         ms: How long it took, ``None`` for what is only announced.
-        details: What else there is to know; JSON values.
+        details: What else there is to know; JSON values. Lists are for scripts: the text leaves them out.
     """
 
     name: str
@@ -35,7 +35,8 @@ class Phase:
     def as_text(self) -> str:
         """Return one line for a human."""
         duration = "" if self.ms is None else f"{self.ms:7.0f} ms"
-        details = "  ".join(_show(key, value) for key, value in self.details.items())
+        shown = {key: value for key, value in self.details.items() if not isinstance(value, list)}
+        details = "  ".join(_show(key, value) for key, value in shown.items())
         return f"{self.name:<10}{duration:>10}  {details}".rstrip()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,32 +16,12 @@ from warmswap_ensemble.manifest import (
     verify_files,
     version_dirs,
 )
+from warmswap_ops.config_text import config_path, parse_version_policy, read_config
 from warmswap_ops.errors import RepositoryError
 
 REPOSITORY_VARIABLE: Final = "WARMSWAP_REPOSITORY"
 FOLDER_NAME: Final = "model_repository"
 _CHECKOUT_REPOSITORY: Final = Path(__file__).resolve().parents[2] / FOLDER_NAME
-
-_TOKEN: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*|[{}\[\]:,;]|[^\s{}\[\]:,;#"\']+')
-
-
-@dataclass(frozen=True, slots=True)
-class VersionPolicy:
-    """Which versions of a model Triton serves.
-
-    Attributes:
-        latest: This many of the highest versions; 0 = no such rule.
-        specific: These versions; empty = no such rule. With neither rule: all.
-    """
-
-    latest: int = 1
-    specific: tuple[int, ...] = ()
-
-    def choose(self, versions: Sequence[int]) -> list[int]:
-        """Return the versions that are served, of those that are there."""
-        if self.specific:
-            return [version for version in versions if version in self.specific]
-        return sorted(versions)[-self.latest :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +70,7 @@ def read_repository(
         raise RepositoryError(f"{repository} lacks {', '.join(missing)}")
     served: list[ServedVersion] = []
     for name in (*stages, *pipelines):
-        policy = parse_version_policy(_read_config(repository / name, config_name))
+        policy = parse_version_policy(read_config(config_path(repository / name, config_name)))
         folders = {int(path.name): path for path in version_dirs(repository / name)}
         chosen = policy.choose(list(folders))
         if not chosen:
@@ -119,39 +98,18 @@ def verify(served: Sequence[ServedVersion]) -> None:
             raise error
 
 
-def parse_version_policy(config: str) -> VersionPolicy:
-    """Return the ``version_policy`` of a ``config.pbtxt``; Triton's default is the latest one.
+def read_own_manifest(model: str, version: int, folder: Path) -> Manifest:
+    """Read the manifest of a version directory.
 
-    Reads the text itself: protobuf's parser would cost more time than the server's start leaves.
+    Raises:
+        ManifestError: it is missing or wrong, or of another model or version.
     """
-    tokens = [token for token in _TOKEN.findall(config) if token[0] not in "#:,;"]
-    depth = 0
-    for index, token in enumerate(tokens):
-        if depth == 0 and token == "version_policy":
-            return _policy(_block(tokens, index + 1))
-        depth += (token in "{[") - (token in "}]")
-    return VersionPolicy()
-
-
-def _policy(block: Sequence[str]) -> VersionPolicy:
-    numbers = tuple(int(token) for token in block if token.isdecimal())
-    if "all" in block:
-        return VersionPolicy(latest=0)
-    if "specific" in block:
-        return VersionPolicy(latest=0, specific=numbers)
-    return VersionPolicy(latest=max(numbers, default=1))
-
-
-def _block(tokens: Sequence[str], start: int) -> list[str]:
-    """Return the tokens of the braces that open at ``start``."""
-    depth = 0
-    block: list[str] = []
-    for token in tokens[start:]:
-        depth += (token == "{") - (token == "}")
-        block.append(token)
-        if depth == 0:
-            break
-    return block
+    manifest = read_manifest(folder)
+    if (manifest.model, manifest.version) != (model, version):
+        raise ManifestError(
+            folder / MANIFEST_NAME, f"belongs to {manifest.model} version {manifest.version}, not to {model} {version}"
+        )
+    return manifest
 
 
 def _existing(folder: Path, source: str) -> Path:
@@ -160,26 +118,10 @@ def _existing(folder: Path, source: str) -> Path:
     return folder.resolve()
 
 
-def _read_config(model_dir: Path, config_name: str | None) -> str:
-    path = model_dir / "config.pbtxt"
-    named = model_dir / "configs" / f"{config_name}.pbtxt"
-    if config_name and named.is_file():
-        path = named
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RepositoryError(f"{path} cannot be read: {error}") from error
-
-
 def _read_manifest(model: str, version: int, folder: Path, *, required: bool) -> Manifest | None:
     if not required and not (folder / MANIFEST_NAME).exists():
         return None
     try:
-        manifest = read_manifest(folder)
+        return read_own_manifest(model, version, folder)
     except ManifestError as error:
         raise RepositoryError(f"model {model}: {error}") from error
-    if (manifest.model, manifest.version) != (model, version):
-        raise RepositoryError(
-            f"model {model}: {folder / MANIFEST_NAME} belongs to {manifest.model} version {manifest.version}"
-        )
-    return manifest

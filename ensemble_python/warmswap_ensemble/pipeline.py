@@ -200,7 +200,7 @@ class Pipeline:
     def _remember_source(
         self, key: object, source: FaceInImage, landmarks: MatrixArray, embedding: FloatArray
     ) -> SourceFace:
-        crops, _, relative = self.calls.crops_for_swap([source], [landmarks])
+        crops, _, relative = self.calls.crops_for_swap([source], [landmarks], as_source=True)
         known = SourceFace(source[1], embedding, crops[0], relative[0])
         self.cache.put(key, known)
         return known

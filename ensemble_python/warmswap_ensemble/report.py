@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warmswap_ensemble.types import Stage, SwapResult
 
 
-def swap_report(result: SwapResult, versions: Mapping[str, str]) -> dict[str, Any]:
+def swap_report(result: SwapResult, versions: Mapping[str, str], twins: Sequence[str] = ()) -> dict[str, Any]:
     """Return what ``face_swap`` answers in ``report``.
 
     Args:
         result: What was done.
         versions: Model name to version, the pipeline's own included.
+        twins: What ``twin_names`` gives; where there are none, the report does not speak of them.
     """
     source = result.source
-    return {
+    report = {
         "faces": [face.as_json() for face in result.faces],
         "source": None
         if source is None
@@ -30,11 +31,17 @@ def swap_report(result: SwapResult, versions: Mapping[str, str]) -> dict[str, An
         "timings_ms": result.timings_ms,
         "models": dict(versions),
     }
+    return {**report, "twins": list(twins)} if twins else report
 
 
 def model_versions(pipeline: str, version: str, stages: Mapping[str, Stage]) -> dict[str, str]:
     """Return the versions that answer, by model."""
     return {**{name: str(stage.version) for name, stage in stages.items()}, pipeline: version}
+
+
+def twin_names(stages: Mapping[str, Stage]) -> list[str]:
+    """Return model and version of each stage whose weights are random numbers."""
+    return [f"{name} {stage.version}" for name, stage in stages.items() if stage.twin]
 
 
 def encode_report(report: Mapping[str, Any]) -> bytes:

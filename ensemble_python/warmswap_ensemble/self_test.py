@@ -2,7 +2,8 @@
 
 A pipeline's warm-up sends them, so a replica that answers wrongly never becomes ready; a probe may send them later.
 The answer was recorded at export, with the stages that gave it. With other stages only what holds for any of them is
-checked: the one face is found, and it becomes more like the source.
+checked: the one face is found, and it becomes more like the source. Of twins, stages of random weights, not even that
+holds: they must swap something, and in finite numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from warmswap_ensemble.errors import SelfTestError
 from warmswap_ensemble.geometry import FloatArray, ImageArray
-from warmswap_ensemble.types import Face, Stage, SwapResult
+from warmswap_ensemble.selection import largest
+from warmswap_ensemble.types import Face, FaceReport, Stage, SwapResult
 
 GOLDEN_NAME: Final = "golden.json"
 THUMBNAIL_SIDE: Final = 16
@@ -41,8 +44,8 @@ class Golden:
         sizes: Encoded bytes of each picture, in the order of the pipeline's inputs.
         sha256: Digest over the pictures, see ``request_digest``.
         stages: Model name to sha256 of the version that gave the answer.
-        bbox: xyxy of the one face.
-        embedding: Of the one face, for ``face_analysis``; else empty.
+        bbox: xyxy of the one face; of the largest one where twins found several.
+        embedding: Of that face, for ``face_analysis``; else empty.
         similarities: To the source, before and after the swap, for ``face_swap``; else empty.
         thumbnail_rgb: The swapped face's box averaged down to 16x16, row by row, for ``face_swap``; else empty.
     """
@@ -70,11 +73,12 @@ class Golden:
         Raises:
             SelfTestError: they differ by more than the tolerances; says in what.
         """
-        bbox, before, after = _swapped_face(result)
+        swapped = _swapped_faces(stages, result)
         if digests(stages) != self.stages:
             return
-        self._check_bbox(bbox)
-        for name, value, expected in zip(("before", "after"), (before, after), self.similarities, strict=True):
+        face = swapped[self._nearest([report.face for report in swapped])]
+        self._check_bbox(face.face.bbox)
+        for name, value, expected in zip(("before", "after"), _similarities(face), self.similarities, strict=True):
             if not abs(value - expected) <= MAX_SIMILARITY:
                 raise SelfTestError(f"similarity {name} the swap is {value:.4f}, golden {expected} +- {MAX_SIMILARITY}")
         expected_rgb = np.array(self.thumbnail_rgb, np.float64).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
@@ -88,13 +92,18 @@ class Golden:
         Raises:
             SelfTestError: they differ by more than the tolerances; says in what.
         """
-        _one_face(len(faces))
+        _check_analysed(stages, faces, embeddings)
         if digests(stages) != self.stages:
             return
-        self._check_bbox(faces[0].bbox)
-        similarity = float(embeddings[0] @ np.array(self.embedding, np.float32))
+        position = self._nearest(faces)
+        self._check_bbox(faces[position].bbox)
+        similarity = float(embeddings[position] @ np.array(self.embedding, np.float32))
         if not similarity >= 1 - MAX_SIMILARITY:
             raise SelfTestError(f"similarity to the golden embedding is {similarity:.4f}, least {1 - MAX_SIMILARITY}")
+
+    def _nearest(self, faces: Sequence[Face]) -> int:
+        """Return the position of the face that was recorded: the nearest, should there be several."""
+        return min(range(len(faces)), key=lambda i: float(np.abs(faces[i].bbox - np.array(self.bbox)).max()))
 
     def _check_bbox(self, bbox: FloatArray) -> None:
         moved = float(np.abs(bbox - np.array(self.bbox)).max())
@@ -106,17 +115,18 @@ def golden_swap(pictures: Sequence[bytes], stages: Mapping[str, Stage], result: 
     """Record an answer of ``face_swap`` as the right one.
 
     Raises:
-        SelfTestError: it is not one swapped face that became more like the source.
+        SelfTestError: it is not one swapped face that became more like the source; with twins, no face was swapped.
     """
-    bbox, before, after = _swapped_face(result)
-    box = [round(float(value), 2) for value in bbox]
+    swapped = _swapped_faces(stages, result)
+    face = swapped[largest([report.face for report in swapped])]
+    box = [round(float(value), 2) for value in face.face.bbox]
     return Golden(
         sizes=[len(picture) for picture in pictures],
         sha256=request_digest(pictures),
         stages=digests(stages),
         bbox=box,
         embedding=[],
-        similarities=[round(before, 4), round(after, 4)],
+        similarities=[round(value, 4) for value in _similarities(face)],
         thumbnail_rgb=thumbnail(result.pixels_rgb, box).reshape(-1).tolist(),
     )
 
@@ -127,15 +137,16 @@ def golden_analysis(
     """Record an answer of ``face_analysis`` as the right one.
 
     Raises:
-        SelfTestError: it is not one face.
+        SelfTestError: it is not one face; with twins, it is none.
     """
-    _one_face(len(faces))
+    _check_analysed(stages, faces, embeddings)
+    position = largest(faces)
     return Golden(
         sizes=[len(picture) for picture in pictures],
         sha256=request_digest(pictures),
         stages=digests(stages),
-        bbox=[round(float(value), 2) for value in faces[0].bbox],
-        embedding=[round(float(value), 5) for value in embeddings[0]],
+        bbox=[round(float(value), 2) for value in faces[position].bbox],
+        embedding=[round(float(value), 5) for value in embeddings[position]],
         similarities=[],
         thumbnail_rgb=[],
     )
@@ -193,17 +204,46 @@ def thumbnail(image_rgb: ImageArray, bbox: Sequence[float]) -> ImageArray:
     return np.asarray(cv2.resize(image_rgb[y1:y2, x1:x2], side, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _has_twins(stages: Mapping[str, Stage]) -> bool:
+    return any(stage.twin for stage in stages.values())
+
+
 def _one_face(count: int) -> None:
     if count != 1:
         raise SelfTestError(f"the golden picture shows one face, {count} were found")
 
 
-def _swapped_face(result: SwapResult) -> tuple[FloatArray, float, float]:
+def _finite_faces(*values: npt.ArrayLike) -> None:
+    """Refuse what twins must not do either: find nobody, or give numbers that are none."""
+    arrays = [np.asarray(value, np.float64) for value in values]
+    if not len(arrays[0]):
+        raise SelfTestError("the twins found no face in the golden picture")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise SelfTestError("the twins gave numbers that are not finite")
+
+
+def _check_analysed(stages: Mapping[str, Stage], faces: Sequence[Face], embeddings: FloatArray) -> None:
+    if _has_twins(stages):
+        _finite_faces([face.bbox for face in faces], embeddings)
+    else:
+        _one_face(len(faces))
+
+
+def _swapped_faces(stages: Mapping[str, Stage], result: SwapResult) -> list[FaceReport]:
+    """Return the faces that were swapped, once they have passed what holds for any stages."""
     swapped = [face for face in result.faces if face.swapped]
+    if _has_twins(stages):
+        similarities = [(face.similarity_before, face.similarity_after) for face in swapped]
+        _finite_faces([face.face.bbox for face in swapped], np.array(similarities, np.float64))
+        return swapped
     _one_face(len(swapped))
-    before, after = swapped[0].similarity_before or 0.0, swapped[0].similarity_after or 0.0
+    before, after = _similarities(swapped[0])
     if not after - before >= MIN_GAIN:
         raise SelfTestError(
             f"similarity to the source went from {before:.4f} to {after:.4f}, must rise by at least {MIN_GAIN}"
         )
-    return swapped[0].face.bbox, before, after
+    return swapped
+
+
+def _similarities(face: FaceReport) -> tuple[float, float]:
+    return face.similarity_before or 0.0, face.similarity_after or 0.0

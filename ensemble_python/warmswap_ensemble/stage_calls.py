@@ -100,10 +100,16 @@ class StageCalls:
         ]
 
     def crops_for_swap(
-        self, faces: Sequence[FaceInImage], landmarks: Sequence[MatrixArray]
+        self, faces: Sequence[FaceInImage], landmarks: Sequence[MatrixArray], *, as_source: bool = False
     ) -> tuple[ImageArray, list[MatrixArray], FloatArray]:
-        """Return (F, S, S, 3) crops, their affine matrices, and the (F, 68, 2) landmarks relative to them."""
-        crops, matrices = self._crops(FACE_SWAPPER.name, faces)
+        """Return (F, S, S, 3) crops, their affine matrices, and the (F, 68, 2) landmarks relative to them.
+
+        Args:
+            faces: Faces to cut out.
+            landmarks: (68, 2) of each, in image pixels.
+            as_source: Cut them as the swapper wants the source, which may differ from how it wants the target.
+        """
+        crops, matrices = self._crops(FACE_SWAPPER.name, faces, "source_" if as_source else "")
         side = crops.shape[1]
         relative = [
             (transform_points(points, matrix) + 0.5) / side for points, matrix in zip(landmarks, matrices, strict=True)
@@ -115,9 +121,13 @@ class StageCalls:
         outputs = self._call(FACE_SWAPPER.name, inputs, ("swapped_crop_rgb", "mask"))
         return outputs["swapped_crop_rgb"], outputs["mask"]
 
-    def _crops(self, model: str, faces: Sequence[FaceInImage]) -> tuple[ImageArray, list[MatrixArray]]:
+    def _crops(
+        self, model: str, faces: Sequence[FaceInImage], prefix: str = ""
+    ) -> tuple[ImageArray, list[MatrixArray]]:
+        """Cut faces out; a setting that is not there with the prefix is taken without it."""
         settings = self.stages[model].settings
-        side, template = int(settings["crop_size"]), str(settings["warp_template"])
+        side = int(settings.get(f"{prefix}crop_size", settings["crop_size"]))
+        template = str(settings.get(f"{prefix}warp_template", settings["warp_template"]))
         try:
             matrices = [estimate_affine_matrix(face.kps, template, side) for _, face in faces]
         except InvalidTensorError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from warmswap_ensemble.contract import PIPELINE_STAGES
-from warmswap_ensemble.manifest import ManifestError, read_manifest, version_dirs
+from warmswap_ensemble.contract import FACE_EMBEDDER, FACE_SWAPPER, PIPELINE_STAGES
+from warmswap_ensemble.identity import IdentityError, check_pair
+from warmswap_ensemble.manifest import MANIFEST_NAME, ManifestError, read_manifest, version_dirs
 from warmswap_ensemble.types import Stage
 
 
@@ -19,9 +20,18 @@ def resolve_stages(pipeline: str, repository: Path, pins: Mapping[str, str]) -> 
         pins: Model name to version; a stage that is not named gets its highest version, as Triton's default policy.
 
     Raises:
-        ManifestError: a stage has no such version, or its manifest is wrong.
+        ManifestError: a stage has no such version, its manifest is wrong, or the swapper cannot use what the embedder
+            makes.
     """
-    return {name: _resolve(repository / name, pins.get(name)) for name in PIPELINE_STAGES[pipeline]}
+    stages = {name: _resolve(repository / name, pins.get(name)) for name in PIPELINE_STAGES[pipeline]}
+    if FACE_SWAPPER.name in stages:
+        swapper = stages[FACE_SWAPPER.name]
+        try:
+            check_pair(swapper, stages[FACE_EMBEDDER.name])
+        except IdentityError as error:
+            manifest = repository / swapper.model / str(swapper.version) / MANIFEST_NAME
+            raise ManifestError(manifest, str(error)) from error
+    return stages
 
 
 def _resolve(model_dir: Path, pin: str | None) -> Stage:
@@ -34,4 +44,4 @@ def _resolve(model_dir: Path, pin: str | None) -> Stage:
     manifest = read_manifest(versions[version])
     if manifest.model != model_dir.name:
         raise ManifestError(versions[version], f"manifest.json is of {manifest.model}, not of {model_dir.name}")
-    return Stage(manifest.model, int(version), manifest.sha256, manifest.settings)
+    return Stage(manifest.model, int(version), manifest.sha256, manifest.settings, manifest.twin)

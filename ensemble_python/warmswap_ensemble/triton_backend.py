@@ -31,7 +31,7 @@ from warmswap_ensemble.errors import (
 from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
 from warmswap_ensemble.pipeline import Pipeline
-from warmswap_ensemble.report import encode_report, model_versions, swap_report
+from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
 from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
@@ -81,6 +81,12 @@ class PipelineModel:
             self._check_warmup(model_dir)
         except Exception as error:
             raise pb_utils.TritonModelException(f"{self.name} {self.version}: {error}") from error
+        self.twins = twin_names(self.stages)
+        if self.twins:
+            pb_utils.Logger.log_warn(
+                f"{self.name} {self.version}: the weights of {', '.join(self.twins)} are random numbers (twins of real "
+                "models, to measure with): its answers mean nothing"
+            )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
         fixed_frames = bool(_setting(settings, "fixed_frames", 0))
         calls = StageCalls(self.stages, self._call_stage, fixed_frames)
@@ -177,7 +183,7 @@ class FaceSwapModel(PipelineModel):
             self._count("misses", self.cache.misses - misses)
         if self.golden and not parameters and self.golden.is_asked([source, target]):
             self.golden.check_swap(self.stages, result)
-        report = encode_report(swap_report(result, self.versions))
+        report = encode_report(swap_report(result, self.versions, self.twins))
         return [bytes_tensor("image", result.image), bytes_tensor("report", report)]
 
     def _count(self, kind: str, amount: int) -> None:

@@ -38,12 +38,14 @@ class Stage:
         version: Version that every call names.
         sha256: Digest over the version's files.
         settings: ``settings`` of its manifest.
+        twin: Whether its weights are random numbers, so that its answers mean nothing.
     """
 
     model: str
     version: int
     sha256: str
     settings: Mapping[str, Any]
+    twin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class SourceFace:
     Attributes:
         face: The face that was selected.
         embedding: (D,) float32 of L2 norm 1.
-        crop_rgb: (S, S, 3) uint8, cut for the swapper.
+        crop_rgb: (S, S, 3) uint8, cut for the swapper's ``source_crop_rgb``.
         landmarks: (68, 2) float32, relative to ``crop_rgb``.
     """
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.client.support import answer_all
@@ -13,6 +14,7 @@ from warmswap_client.cli import main
 from warmswap_client.commands._progress import Progress
 from warmswap_client.commands._targets import SUFFIXES
 from warmswap_client.fake_transport import FakeRequest, FakeTransport, Tensors, swap_answer
+from warmswap_client.results import parse_swap
 from warmswap_ensemble.contract import IMAGE_FORMATS, SWAP_OPTIONS
 
 
@@ -74,6 +76,7 @@ def test_one_target_prints_one_json_object(
     ]
     assert report["timings_ms"] == {"detect": 5.0, "swap": 12.5}
     assert report["models"] == {"face_detector": "1", "face_swapper": "1"}
+    assert "twins" not in report
     assert captured.err == ""
 
 
@@ -253,6 +256,45 @@ def test_output_that_cannot_be_made_is_a_usage_error(
 
 def test_every_format_of_the_contract_has_a_suffix() -> None:
     assert SUFFIXES.keys() == set(IMAGE_FORMATS)
+
+
+@pytest.fixture
+def twins(fake: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the fake server's stages be twins."""
+
+    def answer(request: FakeRequest) -> Tensors:
+        outputs = answer_in_format(request)
+        report = json.loads(outputs["report"][0]) | {"twins": ["face_detector 2", "face_swapper 3"], "more": {}}
+        return {**outputs, "report": np.array([json.dumps(report).encode()], np.object_)}
+
+    monkeypatch.setattr(client_module, "make_transport", lambda endpoint: FakeTransport(answer))
+
+
+TWIN_WARNING = (
+    "warning: face_detector 2, face_swapper 3: twins with random weights on the server; the picture means nothing\n"
+)
+
+
+@pytest.mark.usefixtures("twins")
+def test_pictures_of_twins_come_with_a_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert swap("--target", "album/a.jpg", "--output", "out.jpg", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["twins"] == ["face_detector 2", "face_swapper 3"]
+    assert captured.err == TWIN_WARNING
+
+
+@pytest.mark.usefixtures("twins")
+def test_warning_of_twins_comes_once_for_many_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert swap("--target", "album", "--output", "out") == 0
+    assert capsys.readouterr().err == TWIN_WARNING
+
+
+@pytest.mark.parametrize("value", [None, 3, "face_detector 2", {}])
+def test_twins_that_are_no_list_are_not_believed(value: object) -> None:
+    outputs = swap_answer(b"a picture")
+    report = json.loads(outputs["report"][0]) | {"twins": value}
+    outputs["report"] = np.array([json.dumps(report).encode()], np.object_)
+    assert parse_swap(outputs, url="", model="face_swap").twins == ()
 
 
 class Terminal(io.StringIO):

@@ -82,8 +82,8 @@ def make_face(x1: float, y1: float, x2: float, y2: float, score: float = 0.9) ->
     return Face(np.array([x1, y1, x2, y2], np.float32), score, kps)
 
 
-def make_stage(model: str, *, version: int = 1, sha256: str = "0" * 64, **settings: Any) -> Stage:
-    return Stage(model, version, sha256, settings)
+def make_stage(model: str, *, version: int = 1, sha256: str = "0" * 64, twin: bool = False, **settings: Any) -> Stage:
+    return Stage(model, version, sha256, settings, twin)
 
 
 def unit_rows(count: int, length: int, seed: int = 0) -> FloatArray:

@@ -45,6 +45,80 @@ def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == manifest
 
 
+@pytest.mark.parametrize(("allowed", "written"), [(True, True), (False, False), (None, "unknown")])
+def test_commercial_use_is_yes_no_or_unknown(allowed: bool | None, written: object, tmp_path: Path) -> None:
+    path = a_manifest(commercial_use=allowed).write(tmp_path)
+    values = json.loads(path.read_text())
+    assert values["commercial_use"] == written
+    assert read_manifest(tmp_path).commercial_use is allowed
+
+
+def test_manifest_of_an_older_exporter_still_reads(tmp_path: Path) -> None:
+    values = asdict(a_manifest())
+    for name in ("licence_note", "twin_seed", "precision"):
+        del values[name]
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(values))
+    manifest = read_manifest(tmp_path)
+    assert manifest == a_manifest()
+    assert (manifest.licence_note, manifest.twin_seed, manifest.precision) == ("", None, "fp32")
+    assert manifest.commercial_use is None, "null means unknown"
+
+
+def test_new_fields_come_back_and_a_seed_makes_a_twin(tmp_path: Path) -> None:
+    manifest = a_manifest(licence_note="Research only.", twin_seed=0, precision="fp16")
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    assert manifest.twin
+    assert not a_manifest().twin
+
+
+WRONG_VALUES = [
+    ("model", 7, "a text"),
+    ("version", "1", "a whole number above 0"),
+    ("version", True, "a whole number above 0"),
+    ("version", 0, "a whole number above 0"),
+    ("version", 1.0, "a whole number above 0"),
+    ("name", None, "a text"),
+    ("pack", [], "a text"),
+    ("files", [], "an object of file name to sha256"),
+    ("files", {"model.onnx": 1}, "an object of file name to sha256"),
+    ("origin", {}, "a list of objects of texts"),
+    ("origin", ["pypi"], "a list of objects of texts"),
+    ("origin", [{"package": 1}], "a list of objects of texts"),
+    ("licence", None, "a text"),
+    ("commercial_use", "yes", 'true, false or "unknown"'),
+    ("commercial_use", "true", 'true, false or "unknown"'),
+    ("commercial_use", "Unknown", 'true, false or "unknown"'),
+    ("commercial_use", 1, 'true, false or "unknown"'),
+    ("commercial_use", 0, 'true, false or "unknown"'),
+    ("commercial_use", [], 'true, false or "unknown"'),
+    ("exporter", 1, "a text"),
+    ("opset", "17", "a whole number"),
+    ("parity", [], "an object of objects"),
+    ("parity", {"pytorch": 1}, "an object of objects"),
+    ("settings", None, "an object"),
+    ("licence_note", None, "a text"),
+    ("twin_seed", "7", "a whole number or null"),
+    ("twin_seed", False, "a whole number or null"),
+    ("precision", 16, "a text"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), WRONG_VALUES)
+def test_wrong_value_is_named_with_file_field_and_what_was_expected(
+    field: str, value: object, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / MANIFEST_NAME
+    path.write_text(json.dumps(asdict(a_manifest()) | {field: value}))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value) == f"{path}: {field} must be {expected}, got {json.dumps(value)}"
+
+
+def test_every_field_is_checked() -> None:
+    assert {field for field, _, _ in WRONG_VALUES} == asdict(a_manifest()).keys() - {"schema_version"}
+
+
 def edited(change: Callable[[dict[str, Any]], object]) -> str:
     values = asdict(a_manifest())
     change(values)

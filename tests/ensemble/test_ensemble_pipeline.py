@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -33,7 +34,7 @@ from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import AnalyzeOptions, FaceSelector, SwapOptions
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.source_cache import SourceCache
-from warmswap_ensemble.stage_calls import CallModel, StageCalls
+from warmswap_ensemble.stage_calls import Arrays, CallModel, StageCalls
 from warmswap_ensemble.types import Face, Stage, SwapResult
 
 COLLINS_PNG, HOPPER_JPEG = COLLINS.read_bytes(), HOPPER.read_bytes()
@@ -403,3 +404,33 @@ def test_analysis_of_nobody_is_empty(pipeline: Pipeline, recording: RecordingCal
 @pytest.mark.parametrize("size_wh", [(1, 1), (2000, 1), (1, 2000), (5, 3)])
 def test_tiny_and_thin_pictures_show_nobody(size_wh: tuple[int, int], pipeline: Pipeline) -> None:
     assert pipeline.analyze(encode(Image.new("RGB", size_wh), "PNG"), AnalyzeOptions())[0] == []
+
+
+def test_swapper_gets_the_source_cut_its_own_way_and_always_the_embedding(
+    stages: Mapping[str, Stage], call_onnx: CallModel, executor: Executor
+) -> None:
+    seen: list[Arrays] = []
+
+    def call(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
+        if stage.model != "face_swapper":
+            return call_onnx(stage, inputs, output_names)
+        seen.append(inputs)
+        count = len(inputs["target_crop_rgb"])
+        return {"swapped_crop_rgb": inputs["target_crop_rgb"], "mask": np.zeros((count, 256, 256), np.float32)}
+
+    swapper = stages["face_swapper"]
+    settings = {**swapper.settings, "source_crop_size": 112, "source_warp_template": "arcface_112_v2"}
+    calls = StageCalls({**stages, "face_swapper": replace(swapper, settings=settings)}, call)
+    pipeline = Pipeline(calls, ImageLimits(), SourceCache(4), executor)
+    for _ in range(2):  # the second time the source comes out of the cache
+        pipeline.swap(COLLINS_PNG, group_png(), None, SwapOptions())
+    for inputs in seen:
+        count = len(inputs["target_crop_rgb"])
+        assert inputs["target_crop_rgb"].shape == (count, 256, 256, 3)
+        assert inputs["source_crop_rgb"].shape == (count, 112, 112, 3)
+        assert inputs["source_landmarks"].shape == inputs["target_landmarks"].shape == (count, 68, 2)
+        assert inputs["source_embedding"].shape == (count, 128)
+    eyes = seen[0]["source_landmarks"][0][36:48].mean(axis=0)
+    np.testing.assert_allclose(eyes, (0.5, 0.46), atol=0.04, err_msg="where arcface_112_v2 puts the eyes")
+    mean_eyes_of_target = seen[0]["target_landmarks"][:, 36:48].mean(axis=(0, 1))
+    np.testing.assert_allclose(mean_eyes_of_target, (0.5, 0.469), atol=0.05)

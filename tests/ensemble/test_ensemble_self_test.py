@@ -27,6 +27,7 @@ from warmswap_ensemble.self_test import (
 from warmswap_ensemble.types import Face, FaceReport, SwapResult
 
 STAGES = {"face_detector": make_stage("face_detector", sha256="a"), "face_swapper": make_stage("face_swapper")}
+TWINS = {**STAGES, "face_detector": make_stage("face_detector", sha256="t", twin=True)}
 OTHER_STAGES = {**STAGES, "face_swapper": make_stage("face_swapper", sha256="b")}
 PICTURES = [b"source", b"the target"]
 FACE = make_face(20, 10, 52, 42)
@@ -133,6 +134,72 @@ def test_with_other_stages_only_what_holds_for_all_is_checked() -> None:
     GOLDEN_ANALYSIS.check_analysis(OTHER_STAGES, [moved(FACE, 50)], unit_rows(1, 512))
     with pytest.raises(SelfTestError, match="0 were found"):
         GOLDEN_ANALYSIS.check_analysis(OTHER_STAGES, [], unit_rows(0, 512))
+
+
+NOT_A_NUMBER = float("nan")
+BIGGER = make_face(2, 2, 72, 58)
+
+
+def test_twins_must_only_swap_somebody_in_finite_numbers() -> None:
+    GOLDEN.check_swap(TWINS, answer(BIGGER, FACE, before=0.5, after=0.2, pixels=noise_rgb(60, 80, 3)))
+    GOLDEN_ANALYSIS.check_analysis(TWINS, [BIGGER, FACE], unit_rows(2, 512))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        pytest.param(NOBODY, "twins found no face", id="nobody"),
+        pytest.param(answer(swapped=False), "twins found no face", id="nobody swapped"),
+        pytest.param(answer(FACE, moved(FACE, NOT_A_NUMBER)), "not finite", id="box"),
+        pytest.param(answer(before=NOT_A_NUMBER), "not finite", id="before"),
+        pytest.param(answer(after=float("inf")), "not finite", id="after"),
+        pytest.param(answer(after=None), "not finite", id="no similarity"),
+    ],
+)
+def test_twins_can_fail_too(result: SwapResult, message: str) -> None:
+    with pytest.raises(SelfTestError, match=message):
+        GOLDEN.check_swap(TWINS, result)
+    with pytest.raises(SelfTestError, match=message):
+        golden_swap(PICTURES, TWINS, result)
+
+
+@pytest.mark.parametrize(
+    ("faces", "embeddings", "message"),
+    [
+        pytest.param([], unit_rows(0, 512), "twins found no face", id="nobody"),
+        pytest.param([moved(FACE, NOT_A_NUMBER)], EMBEDDING, "not finite", id="box"),
+        pytest.param([FACE], EMBEDDING * np.float32(np.inf), "not finite", id="embedding"),
+    ],
+)
+def test_twins_of_the_analysis_can_fail_too(faces: list[Face], embeddings: Any, message: str) -> None:
+    with pytest.raises(SelfTestError, match=message):
+        GOLDEN_ANALYSIS.check_analysis(TWINS, faces, embeddings)
+    with pytest.raises(SelfTestError, match=message):
+        golden_analysis(PICTURES[:1], TWINS, faces, embeddings)
+
+
+def test_recorded_answer_of_twins_is_that_of_the_largest_face_and_is_held_against_them() -> None:
+    golden = golden_swap(PICTURES, TWINS, answer(FACE, BIGGER, before=0.6, after=0.3))
+    assert golden.bbox == BIGGER.bbox.tolist()
+    golden.check_swap(TWINS, answer(FACE, BIGGER, before=0.6, after=0.3))
+    golden.check_swap(TWINS, answer(BIGGER, FACE, FACE, before=0.6, after=0.3))
+    for different, message in (
+        (answer(FACE, before=0.6, after=0.3), "px from where it should"),
+        (answer(BIGGER, before=0.6, after=0.4), "similarity after the swap"),
+        (answer(BIGGER, before=0.6, after=0.3, pixels=noise_rgb(60, 80, 3)), "grey values"),
+    ):
+        with pytest.raises(SelfTestError, match=message):
+            golden.check_swap(TWINS, different)
+
+
+def test_recorded_analysis_of_twins_is_held_against_them() -> None:
+    embeddings = unit_rows(2, 512)
+    golden = golden_analysis(PICTURES[:1], TWINS, [FACE, BIGGER], embeddings)
+    assert golden.bbox == BIGGER.bbox.tolist()
+    golden.check_analysis(TWINS, [FACE, BIGGER], embeddings)
+    golden.check_analysis(TWINS, [BIGGER, FACE], embeddings[::-1])
+    with pytest.raises(SelfTestError, match="golden embedding"):
+        golden.check_analysis(TWINS, [FACE, BIGGER], embeddings[::-1])
 
 
 def test_bad_answers_are_not_recorded() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.ensemble.support import RecordingCalls, make_face, make_stage, noise_rgb, unit_rows
 from warmswap_ensemble.contract import MAX_FACES, MODELS, NUM_KPS, NUM_LANDMARKS
 from warmswap_ensemble.errors import StageFailedError
+from warmswap_ensemble.geometry import estimate_affine_matrix, transform_points, warp_crop
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.types import Face, Stage
 
@@ -144,6 +145,29 @@ def test_landmarks_in_the_middle_of_a_crop_lie_in_the_middle_of_the_face() -> No
     _, (matrix,), relative = calls.crops_for_swap([(IMAGE, FACE)], [landmarks])
     in_crop = landmarks @ matrix[:, :2].T + matrix[:, 2]
     np.testing.assert_allclose(relative[0], (in_crop + 0.5) / 24, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "template"),
+    [
+        pytest.param({}, 24, "ffhq_512", id="as the target"),
+        pytest.param({"source_crop_size": 40}, 40, "ffhq_512", id="size"),
+        pytest.param({"source_warp_template": "arcface_112_v2"}, 24, "arcface_112_v2", id="template"),
+        pytest.param({"source_crop_size": 40, "source_warp_template": "dlib_150"}, 40, "dlib_150", id="both"),
+    ],
+)
+def test_source_is_cut_as_the_swapper_wants_it(settings: dict[str, Any], side: int, template: str) -> None:
+    swapper = make_stage("face_swapper", crop_size=24, warp_template="ffhq_512", **settings)
+    calls = StageCalls({**STAGES, "face_swapper": swapper}, toy_stage)
+    landmarks = np.random.default_rng(3).uniform(10, 60, (NUM_LANDMARKS, 2))
+    crops, (matrix,), relative = calls.crops_for_swap([(IMAGE, FACE)], [landmarks], as_source=True)
+    expected = estimate_affine_matrix(FACE.kps, template, side)
+    np.testing.assert_allclose(matrix, expected)
+    np.testing.assert_array_equal(crops[0], warp_crop(IMAGE, expected, side))
+    np.testing.assert_allclose(relative[0], (transform_points(landmarks, expected) + 0.5) / side, atol=1e-6)
+    as_target, (target_matrix,), _ = calls.crops_for_swap([(IMAGE, FACE)], [landmarks])
+    assert as_target.shape == (1, 24, 24, 3)
+    np.testing.assert_allclose(target_matrix, estimate_affine_matrix(FACE.kps, "ffhq_512", 24))
 
 
 def wrong(change: Mapping[str, Any]) -> RecordingCalls:

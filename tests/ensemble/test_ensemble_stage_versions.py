@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,15 @@ from warmswap_ensemble.manifest import Manifest, ManifestError
 from warmswap_ensemble.stage_versions import resolve_stages
 
 
-def write_version(repository: Path, model: str, version: int, *, says: str | None = None) -> None:
+def write_version(
+    repository: Path,
+    model: str,
+    version: int,
+    *,
+    says: str | None = None,
+    twin_seed: int | None = None,
+    **settings: Any,
+) -> None:
     folder = repository / model / str(version)
     folder.mkdir(parents=True)
     Manifest(
@@ -24,7 +33,8 @@ def write_version(repository: Path, model: str, version: int, *, says: str | Non
         exporter="warmswap 0",
         opset=17,
         parity={},
-        settings={"made_for": version},
+        settings={"made_for": version, "identity": ["source_crop_rgb"], **settings},
+        twin_seed=twin_seed,
     ).write(folder)
 
 
@@ -51,7 +61,7 @@ def test_pins_count_for_the_stage_they_name(repository: Path) -> None:
         "face_embedder": 10,
         "face_swapper": 2,
     }
-    assert stages["face_swapper"].settings == {"made_for": 2}
+    assert stages["face_swapper"].settings["made_for"] == 2
 
 
 def test_analysis_needs_no_swapper(tmp_path: Path) -> None:
@@ -87,3 +97,31 @@ def test_manifest_of_another_model_is_refused(repository: Path) -> None:
     write_version(repository, "face_embedder", 11, says="face_detector")
     with pytest.raises(ManifestError, match=r"face_embedder/11: manifest\.json is of face_detector"):
         resolve_stages(FACE_SWAP.name, repository, {})
+
+
+def test_twins_are_marked(repository: Path) -> None:
+    write_version(repository, "face_detector", 11, twin_seed=0)
+    stages = resolve_stages(FACE_SWAP.name, repository, {})
+    assert [name for name, stage in stages.items() if stage.twin] == ["face_detector"]
+
+
+ARCFACE: dict[str, Any] = {"embedding_space": "arcface", "embedding_length": 512}
+DLIB: dict[str, Any] = {"embedding_space": "dlib", "embedding_length": 128}
+
+
+def test_swapper_whose_embeddings_nobody_makes_is_refused(repository: Path) -> None:
+    write_version(repository, "face_swapper", 11, identity=["source_embedding"], **ARCFACE)
+    write_version(repository, "face_embedder", 11, **DLIB)
+    write_version(repository, "face_embedder", 1, **ARCFACE)
+    with pytest.raises(ManifestError) as caught:
+        resolve_stages(FACE_SWAP.name, repository, {})
+    assert str(caught.value) == (
+        f"{repository}/face_swapper/11/manifest.json: face_swapper 11 wants embeddings of the space arcface (512 "
+        "numbers), but face_embedder 11 makes dlib (128 numbers): pin another version with parameter "
+        "stage_version.face_embedder (or stage_version.face_swapper) in the pipeline's config.pbtxt, or export a "
+        "matching pair"
+    )
+    pinned = resolve_stages(FACE_SWAP.name, repository, {"face_embedder": "1"})
+    assert (pinned["face_swapper"].version, pinned["face_embedder"].version) == (11, 1)
+    assert resolve_stages(FACE_SWAP.name, repository, {"face_swapper": "10"})
+    assert resolve_stages(FACE_ANALYSIS.name, repository, {}), "analysis swaps nothing"

@@ -575,3 +575,48 @@ def test_golden_answer_of_other_stages_is_not_held_against_these(
     (response,) = loaded.ask(swap_request(SOURCE, TARGET))
     assert not response.has_error()
     loaded.model.finalize()
+
+
+def change_manifest(repository: Path, model: str, **changes: object) -> None:
+    """Replace the link to a stage by a copy whose manifest says something else."""
+    (repository / model).unlink()
+    shutil.copytree(REPOSITORY / model, repository / model)
+    path = repository / model / "1/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_real_models_cause_no_warning_and_no_twins_in_the_report(swap: Loaded) -> None:
+    (response,) = swap.ask(swap_request(SOURCE, TARGET))
+    assert "twins" not in json.loads(output(response, "report")[0])
+    assert fake.Logger.lines == []
+
+
+def test_twins_are_logged_at_the_load_and_named_in_every_report(
+    repository: Path, entry_points: dict[str, ModuleType]
+) -> None:
+    for model in ("face_swapper", "face_detector"):
+        change_manifest(repository, model, twin_seed=0)
+    loaded = Loaded(entry_points["face_swap"], args_for("face_swap", repository, {}))
+    ((level, line),) = fake.Logger.lines
+    assert level == "warn"
+    assert line.startswith("face_swap 1: the weights of face_detector 1, face_swapper 1 are random numbers")
+    for request in (swap_request(SOURCE, TARGET), swap_request(SOURCE, NOBODY, on_no_face="passthrough")):
+        (response,) = loaded.ask(request)
+        assert json.loads(output(response, "report")[0])["twins"] == ["face_detector 1", "face_swapper 1"]
+    loaded.model.finalize()
+    fake.Logger.lines.clear()
+    Loaded(entry_points["face_analysis"], args_for("face_analysis", repository, {})).model.finalize()
+    assert [line.partition(" are ")[0] for _, line in fake.Logger.lines] == [
+        "face_analysis 1: the weights of face_detector 1"
+    ]
+
+
+def test_swapper_whose_embeddings_nobody_makes_refuses_the_load(
+    repository: Path, entry_points: dict[str, ModuleType]
+) -> None:
+    settings = {"identity": ["source_embedding"], "embedding_space": "arcface", "embedding_length": 512}
+    change_manifest(repository, "face_swapper", settings={"crop_size": 256, "warp_template": "ffhq_512", **settings})
+    wanted = r"face_swapper 1 wants embeddings of the space arcface \(512 numbers\), but face_embedder 1 makes dlib_"
+    with pytest.raises(fake.TritonModelException, match=f"^face_swap 1: .*{wanted}.*pin another version"):
+        Loaded(entry_points["face_swap"], args_for("face_swap", repository, {}))
+    Loaded(entry_points["face_analysis"], args_for("face_analysis", repository, {})).model.finalize()

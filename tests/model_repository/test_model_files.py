@@ -23,7 +23,7 @@ NEEDED_SETTINGS = {
     "face_detector": {"input_size_hw", "frame_multiple", "min_score"},
     "face_landmarker": {"crop_size", "warp_template"},
     "face_embedder": {"crop_size", "warp_template", "embedding_length", "embedding_space", "same_person_similarity"},
-    "face_swapper": {"crop_size", "warp_template"},
+    "face_swapper": {"crop_size", "warp_template", "identity"},
 }
 """What ``stage_calls`` and ``pipeline`` read from a manifest."""
 

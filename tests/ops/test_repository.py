@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.ops.toys import PIPELINE_NAMES, STAGE_NAMES, write_repository, write_stage
+from warmswap_ops.config_text import VersionPolicy, parse_version_policy
 from warmswap_ops.errors import RepositoryError
-from warmswap_ops.repository import VersionPolicy, find_repository, parse_version_policy, read_repository, verify
+from warmswap_ops.repository import find_repository, read_repository, verify
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, save
 
-from warmswap_ensemble.contract import PIPELINE_STAGES, PIPELINES, STAGES
+from warmswap_ensemble.contract import FACE_SWAPPER, PIPELINE_STAGES, PIPELINES, STAGES
 from warmswap_ensemble.manifest import Manifest
 
 STAGE_NAMES = tuple(spec.name for spec in STAGES)
@@ -104,7 +104,8 @@ def write_graph(path: Path) -> None:
 
 def write_manifest(folder: Path, model: str, version: int = 1) -> None:
     digests = {"model.onnx": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()}
-    Manifest(model, version, "toy", "toy", digests, [], "MIT", True, "test", 17, {}, {}).write(folder)
+    settings = {"identity": ["source_crop_rgb"]} if model == FACE_SWAPPER.name else {}
+    Manifest(model, version, "toy", "toy", digests, [], "MIT", True, "test", 17, {}, settings).write(folder)
 
 
 def write_stage(repository: Path, name: str, *, extra: str = "", version: int = 1) -> Path:

@@ -12,7 +12,7 @@ from warmswap_client.results import SourceFace, SwapResult
 
 def swap_to_json(result: SwapResult, output: Path) -> dict[str, Any]:
     """Build the JSON object for one written picture."""
-    return {
+    report = {
         "output": str(output),
         "faces": [
             {
@@ -29,6 +29,7 @@ def swap_to_json(result: SwapResult, output: Path) -> dict[str, Any]:
         "source": None if result.source is None else _source_to_json(result.source),
         "image": {"format": result.image_format, "width": result.size_wh[0], "height": result.size_wh[1]},
     }
+    return {**report, "twins": list(result.twins)} if result.twins else report
 
 
 def _source_to_json(source: SourceFace) -> dict[str, Any]:
@@ -38,6 +39,11 @@ def _source_to_json(source: SourceFace) -> dict[str, Any]:
 def error_to_json(error: WarmswapError) -> dict[str, Any]:
     """Build the JSON object for a failure."""
     return {"type": type(error).__name__, "code": error.code, "message": " ".join(str(error).split())}
+
+
+def twin_warning(twins: Iterable[str]) -> str:
+    """Say what a picture is worth that was made with random weights."""
+    return f"warning: {', '.join(twins)}: twins with random weights on the server; the picture means nothing"
 
 
 def swap_to_text(result: SwapResult, output: Path) -> str:

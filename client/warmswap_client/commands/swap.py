@@ -16,7 +16,7 @@ from typing import Any, Final
 from warmswap_client.client import FaceSwapClient
 from warmswap_client.commands._arguments import add_option_arguments, add_server_arguments, given_options
 from warmswap_client.commands._progress import Progress
-from warmswap_client.commands._report import error_to_json, swap_to_json, swap_to_text
+from warmswap_client.commands._report import error_to_json, swap_to_json, swap_to_text, twin_warning
 from warmswap_client.commands._targets import find_targets, format_of, named_as, protect
 from warmswap_client.errors import OutputFileError, WarmswapError
 from warmswap_client.files import read_image
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         target = targets.paths[0]
         output = args.output / target.name if args.output.is_dir() else args.output
         written, result = job.work(target, output, given_name=output is args.output)
+    _warn_of_twins(result.twins)
     print(json.dumps(swap_to_json(result, written)) if args.json else swap_to_text(result, written))
     return 0
 
@@ -115,6 +116,7 @@ def _run_batch(job: _Job, targets: tuple[Path, ...]) -> int:
     except OSError as error:
         raise OutputFileError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     failures: dict[Path, WarmswapError] = {}
+    twins: dict[str, None] = {}
     progress = Progress(len(targets))
     executor = ThreadPoolExecutor(job.args.concurrency)
     try:
@@ -129,13 +131,20 @@ def _run_batch(job: _Job, targets: tuple[Path, ...]) -> int:
                 if job.args.json:
                     print(json.dumps({"target": str(target), "error": error_to_json(error)}), flush=True)
             else:
+                twins.update(dict.fromkeys(result.twins))
                 line = {"target": str(target), **swap_to_json(result, output)}
                 print(json.dumps(line) if job.args.json else swap_to_text(result, output), flush=True)
             progress.advance()
     finally:
         progress.clear()
         executor.shutdown(cancel_futures=True)  # after ctrl-C: only what is under way is still waited for
+    _warn_of_twins(tuple(twins))
     return _report_failures(failures, len(targets))
+
+
+def _warn_of_twins(twins: tuple[str, ...]) -> None:
+    if twins:
+        print(twin_warning(twins), file=sys.stderr)
 
 
 def _report_failures(failures: dict[Path, WarmswapError], num_targets: int) -> int:

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use configs/NAME.pbtxt of each model that has it (default: gpu where there is a GPU)",
     )
     parser.add_argument(
+        "--policy",
+        metavar="commercial|any",
+        help="commercial: refuse versions whose manifest does not allow commercial use; any: warn of them "
+        "(default: $WARMSWAP_POLICY, or any)",
+    )
+    parser.add_argument(
         "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
     )
 
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             load_timeout_s=args.load_timeout,
             config_name=args.config_name,
             verbose=args.verbose,
+            policy=args.policy,
         )
         return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
 
