@@ -70,6 +70,18 @@ def open_frame_size(model: onnx.ModelProto) -> int:
     return opened
 
 
+def leave_out_empty_inputs(model: onnx.ModelProto) -> None:
+    """Leave out inputs of Resize that old exporters gave as empty tensors, in place: same meaning, fewer surprises."""
+    values = _Constants(model)
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            for position, name in enumerate(node.input):
+                value = values.get(name)
+                if value is not None and value.size == 0:
+                    node.input[position] = ""
+    drop_unused(model)
+
+
 def separate_batch_from_anchors(model: onnx.ModelProto) -> int:
     """Give the heads of a legacy SCRFD export a batch axis of their own, in place; return how many were changed.
 

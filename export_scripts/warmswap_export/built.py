@@ -26,11 +26,13 @@ class StageSource:
             form; checkpoints have been brought into it.
         options: ``options`` of the pack file.
         settings: ``settings`` of the pack file.
+        precision: Of the network's weights and products: ``fp32`` or ``fp16``.
     """
 
     files: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,12 @@ class BuiltStage:
         references: Independent implementations by name; each takes the graph's inputs and returns its outputs.
         tolerances: Largest absolute difference per output.
         half_tolerances: The same for a graph of half precision; empty where none can be made.
-        keep_single: Patterns (``fnmatch``) of node names that stay in single precision.
     """
 
     graph: onnx.ModelProto
     references: Mapping[str, Reference]
     tolerances: Mapping[str, float]
     half_tolerances: Mapping[str, float] = field(default_factory=dict)
-    keep_single: tuple[str, ...] = ()
 
 
 def torch_reference(module: nn.Module, output_names: tuple[str, ...]) -> Reference:

@@ -17,11 +17,11 @@ import onnx
 
 from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER, MODELS
 from warmswap_ensemble.manifest import Manifest, read_manifest
-from warmswap_export import graph, parity
+from warmswap_export import parity
 from warmswap_export.built import Arrays, BuiltStage, StageSource
 from warmswap_export.errors import ExportError
+from warmswap_export.graph import OPSET, open_output_dims
 from warmswap_export.packs import Pack, StagePack
-from warmswap_export.precision import to_half
 from warmswap_export.samples import KnownFaces, any_embedding, find_faces, stage_samples
 from warmswap_export.scaffold import base_repository
 from warmswap_export.sources import StageFiles, WeightOptions, collect
@@ -76,14 +76,32 @@ class PackBuild:
         return self._files[model]
 
     def stage(self, model: str) -> BuiltStage:
-        """Return a stage, built from its sources."""
+        """Return a stage in single precision, built from its sources."""
         if model not in self._stages:
-            stage, files = self.pack.stage(model), self.files(model)
-            self.progress(model, "building")
-            built: BuiltStage = _architecture(stage).build(StageSource(files.paths, stage.options, stage.settings))
-            _clean(built.graph, stage)
-            self._stages[model] = built
+            self._stages[model] = self._build(model, "fp32")
         return self._stages[model]
+
+    def graph(self, model: str, precision: str) -> onnx.ModelProto:
+        """Return the graph of a stage in a precision.
+
+        Raises:
+            ExportError: the stage has no form of half precision.
+        """
+        built = self.stage(model)
+        if precision == "fp32":
+            return built.graph
+        if not built.half_tolerances:
+            name = self.pack.stage(model).name
+            raise ExportError(f"{name} cannot be exported in {precision}; leave it out with --stage, or take fp32")
+        return self._build(model, precision).graph
+
+    def _build(self, model: str, precision: str) -> BuiltStage:
+        stage, files = self.pack.stage(model), self.files(model)
+        self.progress(model, f"building {precision}")
+        source = StageSource(files.paths, stage.options, stage.settings, precision)
+        built: BuiltStage = _architecture(stage).build(source)
+        _clean(built.graph, stage)
+        return built
 
     def release(self, model: str) -> None:
         """Forget what was built for a stage: some are half a gigabyte, several times over."""
@@ -162,13 +180,7 @@ def export_stage(
         ParityError: the graph does not agree with its references.
     """
     stage = build.pack.stage(model)
-    built, files = build.stage(model), build.files(model)
-    made = built.graph
-    if precision == "fp16":
-        if not built.half_tolerances:
-            raise ExportError(f"{stage.name} cannot be exported in fp16; leave it out with --stage, or take fp32")
-        build.progress(model, "converting to fp16")
-        made = to_half(made, built.keep_single)
+    made = build.graph(model, precision)
     data = made.SerializeToString(deterministic=True)
     differences = build.measure(model, data, precision)
     parity.refuse_misses(model, differences)
@@ -178,15 +190,15 @@ def export_stage(
         name=stage.name,
         pack=stage.pack,
         files={MODEL_FILE: hashlib.sha256(data).hexdigest()},
-        origin=files.origin,
+        origin=build.files(model).origin,
         licence=stage.licence,
         licence_note=stage.licence_note,
         commercial_use=stage.commercial_use,
         exporter=f"warmswap {metadata.version('warmswap')}",
-        opset=graph.OPSET,
+        opset=OPSET,
         parity=parity.as_manifest(differences),
         settings=dict(stage.settings),
-        twin_seed=files.twin_seed,
+        twin_seed=build.files(model).twin_seed,
         precision=precision,
     )
     build.progress(model, "writing")
@@ -277,7 +289,7 @@ def _clean(model: onnx.ModelProto, stage: StagePack) -> None:
 def _declare_shapes(model: onnx.ModelProto, stage_model: str) -> None:
     """Declare the contract's dimensions, fixed or open; Triton refuses a graph that is not open where the config is."""
     spec = MODELS[stage_model]
-    graph.open_output_dims(model, [tensor.name for tensor in spec.outputs if ANY in tensor.shape])
+    open_output_dims(model, [tensor.name for tensor in spec.outputs if ANY in tensor.shape])
     expected = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
     for value in (*model.graph.input, *model.graph.output):
         batch, *axes = value.type.tensor_type.shape.dim

@@ -1,4 +1,7 @@
-"""Half precision: weights and products in fp16, the tensors of the contract and what needs the range in fp32."""
+"""Half precision: weights and products of the published network in fp16, all else in fp32.
+
+Decode, suppression, coordinates and pixels of 0 to 255 are put around the network later and never become half.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,47 @@ from fnmatch import fnmatch
 from typing import Final
 
 import onnx
-
-from warmswap_export.errors import ExportError
+from onnx import shape_inference
 
 PRECISIONS: Final = ("fp32", "fp16")
 SINGLE_OPERATORS: Final = (
-    "NonMaxSuppression", "TopK", "Range", "Resize", "Gather", "GatherElements", "GatherND", "ScatterND", "Expand",
-    "InstanceNormalization", "LayerNormalization", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "Where", "Greater",
+    "InstanceNormalization", "LayerNormalization", "ReduceMean", "ReduceSum", "ReduceL2", "Softmax", "Range",
 )  # fmt: skip
-"""Operators that stay in single precision: sums over many values, and the exact ones of decode and suppression."""
-SINGLE_PREFIXES: Final = ("decode/", "frame/", "inputs/", "crop/")
-"""Tensors before and behind the network: pixels of 0 to 255, coordinates, the suppression."""
-
-
+"""Operators that stay in single precision: sums over many values."""
 ELEMENTWISE: Final = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "ReduceMean", "Cast"}
 STATISTICS_DEPTH: Final = 5
 """Steps from a mean to the value that is divided by the deviation."""
 
 
-def to_half(model: onnx.ModelProto, keep_single: Sequence[str]) -> onnx.ModelProto:
-    """Return a graph whose network computes in half precision.
+def at_precision(network: onnx.ModelProto, precision: str, keep_single: Sequence[str] = ()) -> onnx.ModelProto:
+    """Return a published network in a precision; what is put around it stays in single precision.
 
     Args:
-        model: Graph of a stage; not changed.
-        keep_single: Patterns (``fnmatch``) of node names that stay in single precision.
-
-    Raises:
-        ExportError: the graph has nothing to convert.
+        network: Network whose inputs and outputs are float32; they stay so.
+        precision: One of ``PRECISIONS``.
+        keep_single: Patterns (``fnmatch``) of names of nodes and tensors whose nodes stay in single precision.
     """
+    if precision == "fp32":
+        return network
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    for index, node in enumerate(copy.graph.node):
+    for index, node in enumerate(network.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
-    statistics = _statistics(copy)
-    blocked = [node.name for node in copy.graph.node if node.name in statistics or _stays(node, keep_single)]
-    if len(blocked) == len(copy.graph.node):
-        raise ExportError("no node of the graph can be converted to fp16")
+    statistics = _statistics(network)
+    blocked = [node.name for node in network.graph.node if node.name in statistics or _matches(node, keep_single)]
+    inferred = shape_inference.infer_shapes(network)
+    # Inputs that are left out have the empty name; the converter would cast it.
+    named = [value for value in inferred.graph.value_info if value.name]
+    del inferred.graph.value_info[:]
+    inferred.graph.value_info.extend(named)
     half: onnx.ModelProto = convert_float_to_float16(
-        copy, keep_io_types=True, node_block_list=blocked, op_block_list=list(SINGLE_OPERATORS)
+        inferred,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        node_block_list=blocked,
+        op_block_list=list(SINGLE_OPERATORS),
     )
+    del half.graph.value_info[:]
     return half
 
 
@@ -77,8 +81,5 @@ def _statistics(model: onnx.ModelProto) -> set[str]:
     return found
 
 
-def _stays(node: onnx.NodeProto, keep_single: Sequence[str]) -> bool:
-    names = [node.name, *node.input, *node.output]
-    if node.name.startswith(SINGLE_PREFIXES) or any(name.startswith(SINGLE_PREFIXES) for name in node.output):
-        return True
-    return any(fnmatch(name, pattern) for name in names for pattern in keep_single)
+def _matches(node: onnx.NodeProto, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in (node.name, *node.input, *node.output) for pattern in patterns)

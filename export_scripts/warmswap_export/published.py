@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto
 
+from warmswap_export.batching import leave_out_empty_inputs
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import export_module, modernize
 from warmswap_export.networks.network import PublishedNetwork
@@ -69,9 +70,11 @@ def up_to_date(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         WeightsError: an operator has no counterpart there.
     """
     try:
-        return modernize(model, keep_shapes=True)
+        modern = modernize(model, keep_shapes=True)
     except Exception as error:  # the converter raises RuntimeError and its own
         raise WeightsError(f"{path} cannot be brought to opset {NEWEST_OPSET}: {_first_line(error)}") from error
+    leave_out_empty_inputs(modern)
+    return modern
 
 
 class PublishedRunner:

@@ -19,6 +19,7 @@ from warmswap_export.batching import open_batch
 from warmswap_export.built import Arrays, BuiltStage, Reference, StageSource
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import chain, export_module, fold_batch_norms
+from warmswap_export.precision import at_precision
 from warmswap_export.published import PublishedRunner, graph_inputs, read_published, shape_of, up_to_date
 
 HALF: Final = 127.5
@@ -72,6 +73,8 @@ def build(source: StageSource) -> BuiltStage:
     network = up_to_date(published, path)
     open_batch(network)
     fold_batch_norms(network)
+    output = network.graph.output[0].name
+    network = at_precision(network, source.precision)
     before = export_module(
         CropInput(size, mean_rgb, std_rgb),
         (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
@@ -83,7 +86,7 @@ def build(source: StageSource) -> BuiltStage:
         UnitLength(), (torch.ones(2, length),), ["raw"], ["embedding"], {"raw": {0: "N"}, "embedding": {0: "N"}}
     )
     inside = chain(before, network, "crop/", {"pixels": fed[0].name})
-    graph = chain(inside, after, "network/", {network.graph.output[0].name: "raw"})
+    graph = chain(inside, after, "network/", {output: "raw"})
     plain = {"published graph, plain NumPy": _published_reference(PublishedRunner(path), mean_rgb, std_rgb)}
     theirs = insightface_reference.embedder(path) if mean_rgb == std_rgb == INSIGHTFACE_NORMALISATION else {}
     return BuiltStage(graph, {**plain, **theirs}, {"embedding": 1e-4}, {"embedding": 0.01})

@@ -39,6 +39,7 @@ from warmswap_export.batching import open_batch
 from warmswap_export.built import Arrays, BuiltStage, Reference, StageSource
 from warmswap_export.errors import PackError, WeightsError
 from warmswap_export.graph import chain, export_module, fold_batch_norms
+from warmswap_export.precision import at_precision
 from warmswap_export.published import PublishedRunner, graph_inputs, read_published, shape_of, up_to_date
 
 IDENTITIES: Final = ("embedding", "crop", "embedded_crop")
@@ -225,6 +226,7 @@ def build(source: StageSource) -> BuiltStage:
     _only_output(network, output)
     open_batch(network)
     fold_batch_norms(network)
+    network = at_precision(network, source.precision)
     inside = chain(graph, network, "inputs/", {at["target"]: target, at["identity"]: identity})
     after = export_module(
         SwapOutput(options),

@@ -1,7 +1,7 @@
 """RetinaFace as trained by biubug6: MobileNet 0.25 or ResNet-50, three levels of two anchors.
 
-Source: Deng et al. 2019, arXiv:1905.00641; github.com/biubug6/Pytorch_Retinaface (MIT): ``layers/functions/prior_box.py``
-and ``utils/box_utils.py``. The published files are traced at one frame size and one picture; both are opened.
+Source: Deng et al. 2019, arXiv:1905.00641; github.com/biubug6/Pytorch_Retinaface (MIT), ``layers/functions/prior_box``
+and ``utils/box_utils``. The published files are traced at one frame size and one picture; both are opened.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from warmswap_export.batching import open_batch, open_frame_size
 from warmswap_export.built import BuiltStage, StageSource
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import fold_batch_norms
+from warmswap_export.precision import at_precision
 from warmswap_export.published import read_published, shape_of, up_to_date
 
 GRID: Final = AnchorGrid((8, 16, 32), ((16, 32), (64, 128), (256, 512)), centre=0.5)
@@ -77,17 +78,13 @@ def build(source: StageSource) -> BuiltStage:
     open_batch(network)
     open_frame_size(network)
     fold_batch_norms(network)
+    network = at_precision(network, source.precision, ("*LandmarkHead*",))
     frame_input = FrameInput(GRID, MEAN_RGB, 1.0, bgr=True)
     order = [list(found).index(name) for name in heads]
     reference = published_reference(path, _pixels, GRID, lambda outputs, a: _decode_one([outputs[i] for i in order], a))
     graph = build_graph(network, frame_input, PriorDecode(), heads, (64, 64))
-    return BuiltStage(
-        graph,
-        {"published graph, plain NumPy decode": reference},
-        TOLERANCES,
-        HALF_TOLERANCES,
-        keep_single=("*LandmarkHead*",),
-    )
+    references = {"published graph, plain NumPy decode": reference}
+    return BuiltStage(graph, references, TOLERANCES, HALF_TOLERANCES)
 
 
 def _pixels(image_rgb: npt.NDArray[np.uint8]) -> FloatArray:

@@ -30,6 +30,7 @@ from warmswap_export.batching import open_batch, separate_batch_from_anchors
 from warmswap_export.built import BuiltStage, StageSource
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import fold_batch_norms
+from warmswap_export.precision import at_precision
 from warmswap_export.published import read_published, shape_of, up_to_date
 
 STRIDES: Final = (8, 16, 32)
@@ -87,14 +88,15 @@ def build(source: StageSource) -> BuiltStage:
     for axis, name in ((2, "H"), (3, "W")):
         network.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     fold_batch_norms(network)
+    # The landmark heads stay in single precision: half moves landmarks by parts of a pixel, which flickers in videos.
+    network = at_precision(network, source.precision, ("*stride_kps*", *outputs[6:]))
     frame_input = FrameInput(GRID, (MEAN, MEAN, MEAN), STD, bgr=False)
     references = {
         "published graph, plain NumPy decode": published_reference(path, _pixels, GRID, _decode_one),
         **insightface_reference.detectors(path),
     }
     graph = build_graph(network, frame_input, DistanceDecode(), outputs, (64, 64))
-    # The landmark heads stay in single precision: half moves landmarks by parts of a pixel, which flickers in videos.
-    return BuiltStage(graph, references, TOLERANCES, HALF_TOLERANCES, keep_single=("*stride_kps*",))
+    return BuiltStage(graph, references, TOLERANCES, HALF_TOLERANCES)
 
 
 def _pixels(image_rgb: npt.NDArray[np.uint8]) -> FloatArray:
