@@ -2,12 +2,13 @@
 
 VENV := .venv
 EXPORT_VENV := .venv-export
+TWINS := out/twins
 RUN := $(VENV)/bin
 LINTED := client deploy ensemble_python examples export_scripts loadtests tests
 STAMPED := pyproject.toml constraints.txt deploy/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format unit e2e test-export bench clean
+.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-models clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +22,7 @@ $(VENV)/.dev: $(STAMPED)
 	@touch $@ $(VENV)/.demo
 
 $(EXPORT_VENV)/.export: $(STAMPED)
-	sh deploy/setup.sh $(EXPORT_VENV) client,export,dev
+	sh deploy/setup.sh $(EXPORT_VENV) client,server,export,insightface,dev
 	@touch $@
 
 setup: $(VENV)/.dev ## make .venv with everything but the exporter
@@ -48,13 +49,31 @@ unit: $(VENV)/.dev ## tests that start no server
 	$(RUN)/pytest -m "not triton and not export and not gpu"
 
 e2e: $(VENV)/.dev ## tests on the real Triton
-	$(RUN)/pytest -m "triton and not gpu"
+	$(RUN)/pytest -m "triton and not export and not gpu"
 
-test-export: $(EXPORT_VENV)/.export ## export the open pack again and compare (needs PyTorch and npm)
-	$(EXPORT_VENV)/bin/pytest -m export
+test-export: $(EXPORT_VENV)/.export ## tests of the exporter, some on the real Triton (needs PyTorch and npm)
+	$(EXPORT_VENV)/bin/pytest -m "export and not large"
+
+test-packs: $(EXPORT_VENV)/.export ## export, verify and serve a twin of every large pack (20 GB of disk, half an hour)
+	$(EXPORT_VENV)/bin/pytest -m large
 
 bench: $(VENV)/.dev ## the server against a plain loop in one process
 	$(RUN)/warmswap bench overhead
+
+# Twins have the architecture, the file layout and the cost of the published models, and random weights of a seed.
+$(TWINS)/.made: $(EXPORT_VENV)/.export
+	$(EXPORT_VENV)/bin/warmswap export buffalo_l+inswapper_128 --random-weights 1 --out $(TWINS)/repository --keep-twin-files $(TWINS)/published
+	$(EXPORT_VENV)/bin/warmswap export buffalo_l+inswapper_128 --random-weights 1 --out $(TWINS)/repository --stage face_embedder --stage face_swapper --precision fp16 --version 2
+	@touch $@
+
+$(VENV)/.insightface: $(VENV)/.dev
+	sh deploy/setup.sh $(VENV) client,server,loadtests,insightface,dev
+	@touch $@
+
+bench-models: $(VENV)/.insightface $(TWINS)/.made ## batches, detection and pasting against insightface (needs PyTorch)
+	$(RUN)/warmswap bench batching --repository $(TWINS)/repository
+	$(RUN)/warmswap bench detect --repository $(TWINS)/repository --published $(TWINS)/published/det_10g.onnx
+	$(RUN)/warmswap bench paste --out out/paste
 
 clean: ## remove what make made
 	rm -rf $(VENV) $(EXPORT_VENV) out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

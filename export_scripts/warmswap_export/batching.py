@@ -37,26 +37,24 @@ def open_batch(model: onnx.ModelProto) -> None:
 def open_frame_size(model: onnx.ModelProto) -> int:
     """Let a detector that was traced at one frame size take any, in place; return how many resizes were opened.
 
-    A resize to a fixed size becomes one by a fixed factor.
+    A resize to a fixed size becomes one by a fixed factor. Before ``open_batch``: the sizes are read off the trace.
     """
-    inferred = shape_inference.infer_shapes(model)
+    inferred = shape_inference.infer_shapes(model, data_prop=True)
     shapes = {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
-        for value in (*inferred.graph.value_info, *inferred.graph.input)
+        for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
-    values = _Constants(model)
     opened = 0
     for node in model.graph.node:
         if node.op_type != "Resize" or len(node.input) < 4 or not node.input[3]:
             continue
-        sizes, shape = values.get(node.input[3]), shapes.get(node.input[0], [])
-        if sizes is None or len(shape) != 4 or not all(shape):
+        before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+        if len(before) != 4 or len(after) != 4 or not all((*before, *after)):
             continue
-        scales = np.array([1.0, 1.0, sizes[2] / shape[2], sizes[3] / shape[3]], np.float32)
+        scales = np.array([1.0, 1.0, after[2] / before[2], after[3] / before[3]], np.float32)
         name = f"{node.output[0]}/scales"
         model.graph.initializer.append(numpy_helper.from_array(scales, name))
-        del node.input[2:]
-        node.input.append(name)
+        node.input[:] = [node.input[0], "", name]
         opened += 1
     for value in model.graph.input:
         for axis, name in ((2, "H"), (3, "W")):

@@ -44,12 +44,14 @@ class BuiltStage:
         references: Independent implementations by name; each takes the graph's inputs and returns its outputs.
         tolerances: Largest absolute difference per output.
         half_tolerances: The same for a graph of half precision; empty where none can be made.
+        static_references: The references take frames of one size only.
     """
 
     graph: onnx.ModelProto
     references: Mapping[str, Reference]
     tolerances: Mapping[str, float]
     half_tolerances: Mapping[str, float] = field(default_factory=dict)
+    static_references: bool = False
 
 
 def torch_reference(module: nn.Module, output_names: tuple[str, ...]) -> Reference:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import numpy as np
 import onnx
 
 from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER, MODELS
@@ -136,9 +137,20 @@ class PackBuild:
         self.progress(model, "checking parity")
         runner = parity.GraphRunner(graph_bytes)
         parity.check_contract(runner, MODELS[model])
+        cut = self._cut_frames(model, samples)
         if precision == "fp32":
-            return parity.measure_parity(runner, built, samples)
+            differences = parity.measure_parity(runner, built, samples)
+            return differences + (parity.measure_other_frame(runner, built, cut) if cut else [])
         return parity.measure_half(runner, lambda inputs: self.run(model, inputs), built, samples)
+
+    def _cut_frames(self, model: str, samples: Arrays) -> dict[str, Any]:
+        """Return frames of another size for a detector that the pipeline gives such."""
+        multiple = int(self.pack.stage(model).settings.get("frame_multiple", 0))
+        if not multiple:
+            return {}
+        frames = samples["image_rgb"]
+        height, width = (-(-size * 2 // 3) // multiple * multiple for size in frames.shape[1:3])
+        return {"image_rgb": np.ascontiguousarray(frames[:, :height, multiple : width + 2 * multiple])}
 
     def _source_embedding(self, faces: KnownFaces) -> Any:
         """Return embeddings for the swapper's sample: of the embedder it goes with, where that is at hand."""

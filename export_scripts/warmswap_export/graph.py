@@ -68,15 +68,22 @@ def _declare_unused_inputs(
         model.graph.input.append(kept.get(name) or helper.make_tensor_value_info(name, dtype, shape))
 
 
-def modernize(model: onnx.ModelProto, *, keep_shapes: bool = False) -> onnx.ModelProto:
-    """Return ``model`` at ``OPSET``, unless told otherwise without the shapes that an old exporter froze into it."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
+def modernize(model: onnx.ModelProto, *, in_place: bool = False) -> onnx.ModelProto:
+    """Return ``model`` at ``OPSET``.
+
+    Args:
+        model: Graph of any opset.
+        in_place: Use the graph up and keep its shapes; else it is copied, and the shapes that an old exporter froze
+            into it are dropped.
+    """
+    if not in_place:
+        model = onnx.ModelProto.FromString(model.SerializeToString())
     initializers = {initializer.name for initializer in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     del model.graph.value_info[:]
-    for value in () if keep_shapes else (*model.graph.input, *model.graph.output):
+    for value in () if in_place else (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         for index, axis in enumerate(shape.dim):
             if index != 1:

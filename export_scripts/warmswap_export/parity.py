@@ -150,6 +150,25 @@ def _overlaps(bbox: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[A
     return np.asarray(common / np.maximum(areas - common, 1e-9))
 
 
+def measure_other_frame(runner: GraphRunner, built: BuiltStage, frames: Arrays) -> list[Difference]:
+    """Run a detector on frames of another size, as the pipeline cuts them, against what can take them too.
+
+    Raises:
+        ParityError: the graph takes frames of one size only.
+    """
+    height, width = frames["image_rgb"].shape[1:3]
+    try:
+        outputs = runner(frames)
+    except Exception as error:  # its errors have no base of their own
+        raise ParityError(f"the graph does not take frames of {width}x{height}: {error}") from error
+    references = {} if built.static_references else built.references
+    return [
+        difference
+        for name, reference in references.items()
+        for difference in _compare(f"{name}, {width}x{height}", outputs, reference(frames), built.tolerances)
+    ]
+
+
 def refuse_misses(model: str, differences: list[Difference]) -> None:
     """Raise unless every difference passed.
 

@@ -39,7 +39,7 @@ def read_published(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(path))  # by its path: no copy of half a gigabyte
     except Exception as error:  # protobuf and onnx have no common base
         raise WeightsError(f"{path} cannot be read as an ONNX file: {_first_line(error)}") from error
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
@@ -64,13 +64,13 @@ def shape_of(value: onnx.ValueInfoProto) -> list[int]:
 
 
 def up_to_date(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Return a copy at the exporter's opset.
+    """Return a model at the exporter's opset; the one that is given is used up.
 
     Raises:
         WeightsError: an operator has no counterpart there.
     """
     try:
-        modern = modernize(model, keep_shapes=True)
+        modern = modernize(model, in_place=True)
     except Exception as error:  # the converter raises RuntimeError and its own
         raise WeightsError(f"{path} cannot be brought to opset {NEWEST_OPSET}: {_first_line(error)}") from error
     leave_out_empty_inputs(modern)
@@ -98,6 +98,7 @@ class PublishedRunner:
             for value in self._session.get_inputs()
         }
         self.input_names = list(self._types)
+        self.output_names = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Return the outputs for a batch of one, in the file's order, as float32."""

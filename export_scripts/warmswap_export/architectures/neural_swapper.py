@@ -326,9 +326,8 @@ def _published_reference(
     source: StageSource, options: Options, emap: FloatArray | None, ports: Sequence[str]
 ) -> Reference:
     target_port, identity_port, output_port = ports
-    path = source.files["network"]
-    position = [value.name for value in read_published(path).graph.output].index(output_port)
-    runner = PublishedRunner(path)
+    runner = PublishedRunner(source.files["network"])
+    position = runner.output_names.index(output_port)
     parts = [
         PublishedRunner(source.files[role])
         for role, wanted in (("embedder", options.identity == "embedded_crop"), ("converter", options.converter))

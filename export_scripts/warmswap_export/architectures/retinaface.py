@@ -75,8 +75,8 @@ def build(source: StageSource) -> BuiltStage:
             f"{path} is no RetinaFace of this kind: expected three outputs of 4, 2 and 10 columns, got {found}"
         )
     network = up_to_date(published, path)
-    open_batch(network)
     open_frame_size(network)
+    open_batch(network)
     fold_batch_norms(network)
     network = at_precision(network, source.precision, ("*LandmarkHead*",))
     frame_input = FrameInput(GRID, MEAN_RGB, 1.0, bgr=True)
@@ -84,7 +84,7 @@ def build(source: StageSource) -> BuiltStage:
     reference = published_reference(path, _pixels, GRID, lambda outputs, a: _decode_one([outputs[i] for i in order], a))
     graph = build_graph(network, frame_input, PriorDecode(), heads, (64, 64))
     references = {"published graph, plain NumPy decode": reference}
-    return BuiltStage(graph, references, TOLERANCES, HALF_TOLERANCES)
+    return BuiltStage(graph, references, TOLERANCES, HALF_TOLERANCES, static_references=True)
 
 
 def _pixels(image_rgb: npt.NDArray[np.uint8]) -> FloatArray:

@@ -1,0 +1,48 @@
+"""Arguments of ``warmswap bench``, and its errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from warmswap_client.cli import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["detect"],  # --published is missing
+        ["batching", "--embedder-batch", "0"],
+        ["paste", "--rounds", "few"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", *arguments])
+    assert caught.value.code == 2
+    assert "usage: warmswap bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["batching", "--repository", "nowhere"], "nowhere has no face_embedder"),
+        (["detect", "--repository", "nowhere", "--published", "det_10g.onnx"], "nowhere has no face_detector"),
+        (["paste", "--examples", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    arguments: list[str],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *arguments, "--json"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert named in json.loads(lines[-1])["error"]["message"]
