@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from warmswap_ensemble.contract import MAX_FACES
 from warmswap_export.built import Arrays, Reference
 
 PROVIDERS: Final = ["CPUExecutionProvider"]
@@ -106,7 +107,7 @@ def _template_points(estimate_norm: Any, side: int) -> np.ndarray[Any, np.dtype[
 
 
 def _detector(kind: Any, path: Path) -> Reference:
-    from warmswap_export.architectures.anchors import IOU_THRESHOLD, MAX_FACES, SCORE_FLOOR, pad_faces
+    from warmswap_export.architectures.anchors import IOU_THRESHOLD, SCORE_FLOOR, pad_faces
 
     model = kind(str(path), session=_session(path))
     model.prepare(ctx_id=-1, nms_thresh=IOU_THRESHOLD, det_thresh=SCORE_FLOOR)

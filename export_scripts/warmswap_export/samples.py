@@ -65,7 +65,7 @@ class KnownFaces:
             (transform_points(points, matrix) + 0.5) / side
             for points, matrix in zip(self.landmarks, matrices, strict=True)
         ]
-        return np.stack(moved).astype(np.float32)
+        return np.asarray(np.stack(moved), np.float32)
 
 
 def examples_dir() -> Path:

@@ -106,9 +106,9 @@ def test_a_typo_is_named(old: str, new: str, expected: str) -> None:
 
 
 def test_unknown_packs_and_unreadable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PackError, match="'nosuch'; there are: .*buffalo_l"):
+    with pytest.raises(PackError, match=r"'nosuch'; there are: .*buffalo_l"):
         load_pack("buffalo_l+nosuch")
-    with pytest.raises(PackError, match="missing.toml cannot be read"):
+    with pytest.raises(PackError, match=r"missing\.toml cannot be read"):
         load_pack(str(tmp_path / "missing.toml"))
 
 
@@ -159,12 +159,12 @@ def test_another_file_of_the_same_name_is_refused_unless_asked_for(tmp_path: Pat
 
 
 def test_what_is_missing_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="found no det_10g.onnx or other.onnx in .*nowhere.*--weights"):
+    with pytest.raises(WeightsError, match=r"found no det_10g\.onnx or other\.onnx in .*nowhere.*--weights"):
         find_weights([WeightFile("det_10g.onnx", also=("other.onnx",))], [tmp_path / "nowhere"], tmp_path)
 
 
 def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "buffalo_l.zip").write_bytes(b"PK\x03\x04 and then nothing")
 
-    with pytest.raises(WeightsError, match="buffalo_l.zip cannot be read as a zip archive"):
+    with pytest.raises(WeightsError, match=r"buffalo_l\.zip cannot be read as a zip archive"):
         find_weights([WeightFile("det_10g.onnx")], [tmp_path], tmp_path)
