@@ -10,14 +10,14 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from warmswap_export.graph import drop_unused
 
 INTERLEAVED: Final = [2, 3, 0, 1]
 """Axes of a head as ``mmdet`` exported it first: (H, W, N, A*C), so the batch ends up inside the anchor axis."""
 BATCH_FIRST: Final = [0, 2, 3, 1]
-_ELEMENTWISE: Final = {"Sigmoid", "Cast", "Identity", "Softmax"}
+_ELEMENTWISE: Final = {"Sigmoid", "Cast", "Identity", "Mul"}
 
 
 def open_batch(model: onnx.ModelProto) -> None:
@@ -80,6 +80,30 @@ def leave_out_empty_inputs(model: onnx.ModelProto) -> None:
     drop_unused(model)
 
 
+def single_ends(model: onnx.ModelProto) -> None:
+    """Give a model whose inputs and outputs are of half precision such of single precision, in place."""
+    before: list[onnx.NodeProto] = []
+    after: list[onnx.NodeProto] = []
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for values, to, casts in (
+        (model.graph.input, TensorProto.FLOAT16, before),
+        (model.graph.output, TensorProto.FLOAT, after),
+    ):
+        for value in values:
+            if value.type.tensor_type.elem_type != TensorProto.FLOAT16 or value.name in weights:
+                continue
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+            inner = f"{value.name}/half"
+            for node in model.graph.node:
+                node.input[:] = [inner if name == value.name else name for name in node.input]
+                node.output[:] = [inner if name == value.name else name for name in node.output]
+            ends = ([value.name], [inner]) if casts is before else ([inner], [value.name])
+            casts.append(helper.make_node("Cast", *ends, name=f"{value.name}/cast", to=to))
+    nodes = [*before, *model.graph.node, *after]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def separate_batch_from_anchors(model: onnx.ModelProto) -> int:
     """Give the heads of a legacy SCRFD export a batch axis of their own, in place; return how many were changed.
 
@@ -90,10 +114,10 @@ def separate_batch_from_anchors(model: onnx.ModelProto) -> int:
     values = _Constants(model)
     changed = 0
     for output in model.graph.output:
-        node = producers[output.name]
-        while node.op_type in _ELEMENTWISE:
-            node = producers[node.input[0]]
-        if node.op_type != "Reshape":
+        node = producers.get(output.name)
+        while node is not None and node.op_type in _ELEMENTWISE:
+            node = producers.get(node.input[0])
+        if node is None or node.op_type != "Reshape":
             continue
         transpose = producers.get(node.input[0])
         if transpose is None or transpose.op_type != "Transpose":

@@ -13,6 +13,8 @@ import onnx
 import torch
 from torch import nn
 
+from warmswap_export.errors import PackError
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 Reference = Callable[[Arrays], Arrays]
 
@@ -33,6 +35,21 @@ class StageSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
+
+    def colour(self, name: str, default: float) -> tuple[float, float, float]:
+        """Return an option of one number per colour.
+
+        Raises:
+            PackError: it is not three numbers, or what is divided by (``..._std_rgb``) is not above 0.
+        """
+        found = self.options.get(name, (default, default, default))
+        values = found if isinstance(found, list | tuple) else ()
+        if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+            raise PackError(f"option {name} must be three numbers, got {found!r}")
+        if name.endswith("std_rgb") and min(values) <= 0:
+            raise PackError(f"option {name} must be above 0, got {found!r}")
+        red, green, blue = values
+        return float(red), float(green), float(blue)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ PREFIXES: Final = ("module.", "model.", "_orig_mod.")
 """What DataParallel, Lightning and ``torch.compile`` put before each key."""
 CHECKPOINT_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 SHOWN_KEYS: Final = 5
+NO_PICKLE: Final = "it is damaged, or not written by torch.save"
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -38,14 +39,15 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        what = f" ({found.group(1)})" if found else ""
+        found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+        if found is None:
+            raise WeightsError(f"{path} cannot be read as a PyTorch checkpoint: {NO_PICKLE}") from error
         raise WeightsError(
-            f"{path} holds pickled Python objects{what}, not only tensors; loading it could run any code. Where you "
-            "trust it, convert it once beside the code that made it: "
+            f"{path} holds pickled Python objects ({found.group(1)}), not only tensors; loading it could run any code. "
+            "Where you trust it, convert it once beside the code that made it: "
             'torch.save(torch.load(FILE, weights_only=False).state_dict(), "weights.pth")'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes the unpickler fail in any way
         raise WeightsError(f"{path} cannot be read as a PyTorch checkpoint: {_first_line(error)}") from error
     weights = _unwrap(content)
     if not weights:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -20,9 +21,10 @@ from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER, MODELS
 from warmswap_ensemble.manifest import Manifest, read_manifest
 from warmswap_export import parity
 from warmswap_export.built import Arrays, BuiltStage, StageSource
-from warmswap_export.errors import ExportError
+from warmswap_export.errors import ExportError, PackError
 from warmswap_export.graph import OPSET, open_output_dims
 from warmswap_export.packs import Pack, StagePack
+from warmswap_export.precision import PRECISIONS
 from warmswap_export.samples import KnownFaces, any_embedding, find_faces, stage_samples
 from warmswap_export.scaffold import base_repository
 from warmswap_export.sources import StageFiles, WeightOptions, collect
@@ -32,6 +34,11 @@ MODEL_FILE = "model.onnx"
 BASE_PACK: Final = "open"
 """The pack whose models find the faces of the demo pictures, and whose samples are the warm-up of every version."""
 BASE_VERSION: Final = 1
+ARCHITECTURES: Final = (
+    "arcface", "centerface", "dlib_resnet", "geometric", "landmark68", "neural_swapper", "retinaface", "scrfd",
+)  # fmt: skip
+STAGING: Final = ".export-"
+STALE_AFTER_S: Final = 3600
 Progress = Callable[[str, str], None]
 
 
@@ -100,7 +107,10 @@ class PackBuild:
         stage, files = self.pack.stage(model), self.files(model)
         self.progress(model, f"building {precision}")
         source = StageSource(files.paths, stage.options, stage.settings, precision)
-        built: BuiltStage = _architecture(stage).build(source)
+        try:
+            built: BuiltStage = _architecture(stage).build(source)
+        except PackError as error:
+            raise PackError(f"pack {stage.pack} [stages.{model}]: {error}") from error
         _clean(built.graph, stage)
         return built
 
@@ -138,10 +148,13 @@ class PackBuild:
         runner = parity.GraphRunner(graph_bytes)
         parity.check_contract(runner, MODELS[model])
         cut = self._cut_frames(model, samples)
-        if precision == "fp32":
-            differences = parity.measure_parity(runner, built, samples)
-            return differences + (parity.measure_other_frame(runner, built, cut) if cut else [])
-        return parity.measure_half(runner, lambda inputs: self.run(model, inputs), built, samples)
+        if precision not in PRECISIONS or (precision != "fp32" and not built.half_tolerances):
+            raise ExportError(f"{self.pack.stage(model).name} has no form of {precision}")
+        with np.errstate(invalid="ignore", divide="ignore"):  # what is not a number is told as a difference
+            if precision == "fp32":
+                differences = parity.measure_parity(runner, built, samples)
+                return differences + (parity.measure_other_frame(runner, built, cut) if cut else [])
+            return parity.measure_half(runner, lambda inputs: self.run(model, inputs), built, samples)
 
     def _cut_frames(self, model: str, samples: Arrays) -> dict[str, Any]:
         """Return frames of another size for a detector that the pipeline gives such."""
@@ -233,10 +246,16 @@ def export_pack(
 ) -> list[Manifest]:
     """Write the stages of a pack (all, or those named) into a repository and return their manifests."""
     chosen = list(stages) or [stage.model for stage in pack.stages]
+    weights = weights or WeightOptions()
     for model in chosen:
-        _refuse_taken(repository / model / str(version), pack.stage(model), force=force)
+        stage = pack.stage(model)
+        _architecture(stage)
+        seed = weights.twin_seed if stage.weights else None
+        _refuse_taken(repository / model / str(version), stage, (precision, seed), force=force)
     manifests = []
-    with PackBuild(pack, progress or (lambda model, step: None), weights or WeightOptions()) as build:
+    with PackBuild(pack, progress or (lambda model, step: None), weights) as build:
+        for model in chosen:  # what is missing is told before a minute of work
+            build.files(model)
         for model in chosen:
             manifests.append(export_stage(build, model, repository, version, force=force, precision=precision))
             if pack.stage(model).weights and model != FACE_EMBEDDER.name:
@@ -245,43 +264,86 @@ def export_pack(
 
 
 def _architecture(stage: StagePack) -> Any:
-    try:
-        return importlib.import_module(f"warmswap_export.architectures.{stage.architecture}")
-    except ModuleNotFoundError as error:
-        raise ExportError(f"pack {stage.pack}: no architecture module is called {stage.architecture!r}") from error
+    """Return the module of a stage's architecture.
+
+    Raises:
+        PackError: there is none, or it does not know one of the pack's options.
+    """
+    place = f"pack {stage.pack} [stages.{stage.model}]"
+    if stage.architecture not in ARCHITECTURES:
+        raise PackError(
+            f"{place}: no architecture is called {stage.architecture!r}; there are: {', '.join(ARCHITECTURES)}"
+        )
+    module = importlib.import_module(f"warmswap_export.architectures.{stage.architecture}")
+    known: set[str] = getattr(module, "OPTIONS", set())
+    unknown = sorted(stage.options.keys() - known)
+    if unknown:
+        those = f"known are {', '.join(sorted(known))}" if known else f"{stage.architecture} has none"
+        raise PackError(f"{place}: unknown options {', '.join(unknown)}; {those}")
+    return module
 
 
-def _refuse_taken(version_dir: Path, stage: StagePack, *, force: bool) -> None:
-    """Refuse a version that holds another model before any work is done; the same model may be exported again."""
+def _refuse_taken(version_dir: Path, stage: StagePack, form: tuple[str, int | None], *, force: bool) -> None:
+    """Refuse a version that holds another model before any work is done; the same model may be exported again.
+
+    Args:
+        version_dir: Where it would be written.
+        stage: What would be written.
+        form: Its precision, and its seed if it is a twin.
+        force: Refuse nothing.
+    """
     if force or not version_dir.exists():
         return
     try:
         manifest = read_manifest(version_dir)
     except Exception:  # no manifest: whatever it holds, it is not ours
         manifest = None
-    if manifest is None or (manifest.name, manifest.pack) != (stage.name, stage.pack):
+    found = manifest and (manifest.name, manifest.pack, manifest.precision, manifest.twin_seed)
+    if found != (stage.name, stage.pack, *form):
         raise ExportError(f"{version_dir} holds another model; choose a new --version, or overwrite it with --force")
 
 
 def _write_version(version_dir: Path, files: dict[str, bytes], manifest: Manifest, *, force: bool) -> None:
-    if version_dir.exists() and not force:
-        current = version_dir / MODEL_FILE
-        if current.is_file() and current.read_bytes() == files[MODEL_FILE]:
-            manifest.write(version_dir)
-            return
+    current = version_dir / MODEL_FILE
+    same = current.is_file() and current.read_bytes() == files[MODEL_FILE]
+    if version_dir.exists() and not same and not force:
         raise ExportError(f"{version_dir} holds another model; choose a new --version, or overwrite it with --force")
-    version_dir.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{version_dir.name}-", dir=version_dir.parent))
     try:
-        for name, data in files.items():
-            (staging / name).write_bytes(data)
-        manifest.write(staging)
-        staging.chmod(0o755)
-        if version_dir.exists():
-            shutil.rmtree(version_dir)
+        version_dir.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(version_dir.parent)
+        # Triton takes no directory for a version whose name begins with a dot.
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=version_dir.parent, ignore_cleanup_errors=True) as folder:
+            staging = Path(folder) / "new"
+            staging.mkdir(mode=0o755)
+            manifest_path = manifest.write(staging)
+            if same:  # the model keeps its modification time, or a running Triton would load it again
+                manifest_path.replace(version_dir / manifest_path.name)
+                return
+            for name, data in files.items():
+                (staging / name).write_bytes(data)
+            _exchange(staging, version_dir, Path(folder) / "old")
+    except OSError as error:
+        raise ExportError(f"{version_dir} cannot be written: {error.strerror or error}") from error
+
+
+def _exchange(staging: Path, version_dir: Path, aside: Path) -> None:
+    """Put a version in the place of one that may be there, which is kept if that fails."""
+    replaced = version_dir.exists()
+    if replaced:
+        version_dir.rename(aside)
+    try:
         staging.rename(version_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except OSError:
+        if replaced:
+            aside.rename(version_dir)
+        raise
+
+
+def _remove_stale(model_dir: Path) -> None:
+    """Remove what exports left that were killed; a younger one may be running."""
+    for folder in model_dir.glob(f"{STAGING}*"):
+        if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clean(model: onnx.ModelProto, stage: StagePack) -> None:

@@ -15,6 +15,8 @@ import torch
 from onnx import helper, numpy_helper, version_converter
 from torch import Tensor, nn
 
+from warmswap_export.errors import ExportError
+
 OPSET: Final = 17
 IR_VERSION: Final = 8
 """What ONNX Runtime reads since 1.10, so every Triton of the last years does too."""
@@ -107,21 +109,32 @@ def fold_batch_norms(model: onnx.ModelProto) -> int:
         conv = producers.get(norm.input[0])
         if conv is None or conv.op_type not in {"Conv", "ConvTranspose"} or uses[norm.input[0]] != 1:
             continue
-        scale, shift, mean, variance = (numpy_helper.to_array(initializers[name]) for name in norm.input[1:5])
+        if not {*norm.input[1:5], *conv.input[1:]} <= initializers.keys():
+            continue
+        scale, shift, mean, variance = (
+            numpy_helper.to_array(initializers[name]).astype(np.float32) for name in norm.input[1:5]
+        )
         epsilon = next((helper.get_attribute_value(item) for item in norm.attribute if item.name == "epsilon"), 1e-5)
         factor = scale / np.sqrt(variance + epsilon)
         weight = numpy_helper.to_array(initializers[conv.input[1]])
+        stored = weight.dtype  # half stays half
         weight = _scale_output_channels(weight, factor, conv)
-        bias = numpy_helper.to_array(initializers[conv.input[2]]) if len(conv.input) > 2 else np.zeros_like(mean)
-        bias_name = conv.input[2] if len(conv.input) > 2 else f"{conv.input[1]}.bias"
-        for name, values in ((conv.input[1], weight), (bias_name, (bias - mean) * factor + shift)):
-            tensor = numpy_helper.from_array(values.astype(np.float32), name)
+        bias = (
+            numpy_helper.to_array(initializers[conv.input[2]]).astype(np.float32)
+            if len(conv.input) > 2
+            else np.zeros_like(mean)
+        )
+        # Exporters merge equal tensors: one that others read too stays as it is.
+        weight_name, bias_name = conv.input[1], conv.input[2] if len(conv.input) > 2 else f"{conv.input[1]}.bias"
+        if max(uses.get(name, 1) for name in conv.input[1:]) > 1:
+            weight_name, bias_name = f"{norm.output[0]}.weight", f"{norm.output[0]}.bias"
+        for name, values in ((weight_name, weight), (bias_name, (bias - mean) * factor + shift)):
+            tensor = numpy_helper.from_array(values.astype(stored), name)
             if name in initializers:
                 initializers[name].CopyFrom(tensor)
             else:
                 graph.initializer.append(tensor)
-        if len(conv.input) == 2:
-            conv.input.append(bias_name)
+        conv.input[1:] = [weight_name, bias_name]
         conv.output[0] = norm.output[0]
         graph.node.remove(norm)
         folded += 1
@@ -163,6 +176,9 @@ def chain(first: onnx.ModelProto, second: onnx.ModelProto, prefix: str, links: M
         second: Graph whose outputs are the outputs of the whole, after those of ``first`` that nothing takes.
         prefix: Keeps the tensor names of the two apart.
         links: Output of ``first`` to input of ``second``.
+
+    Raises:
+        ExportError: both have a tensor of the same name.
     """
     kept = {value.name for value in first.graph.input}
     whole, tail = first.graph, second.graph
@@ -196,9 +212,10 @@ def _refuse_clashes(first: onnx.GraphProto, second: onnx.GraphProto) -> None:
         {*(tensor.name for tensor in graph.initializer), *(name for node in graph.node for name in node.output)}
         for graph in (first, second)
     ]
+    names[0] |= {value.name for value in first.input}
     both = sorted(names[0] & names[1] - {""})
     if both:
-        raise ValueError(f"two graphs cannot be chained, both have {', '.join(both[:3])}")
+        raise ExportError(f"two graphs cannot be chained, both have {', '.join(both[:3])}")
 
 
 def append_nms(

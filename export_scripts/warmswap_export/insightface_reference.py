@@ -27,9 +27,14 @@ def is_installed() -> bool:
     return importlib.util.find_spec("insightface") is not None
 
 
+def can_run(path: Path) -> bool:
+    """Whether InsightFace is there and takes the file: it feeds single precision only."""
+    return is_installed() and all(value.type == "tensor(float)" for value in _session(path).get_inputs())
+
+
 def detectors(path: Path) -> dict[str, Reference]:
     """Return ``SCRFD.detect`` and ``RetinaFace.detect``, which both read these files, as references."""
-    if not is_installed():
+    if not can_run(path):
         return {}
     from insightface.model_zoo.retinaface import RetinaFace
     from insightface.model_zoo.scrfd import SCRFD
@@ -39,7 +44,7 @@ def detectors(path: Path) -> dict[str, Reference]:
 
 def embedder(path: Path) -> dict[str, Reference]:
     """Return ``ArcFaceONNX.get_feat``, normalised, as a reference."""
-    if not is_installed():
+    if not can_run(path):
         return {}
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
@@ -55,7 +60,7 @@ def embedder(path: Path) -> dict[str, Reference]:
 
 def swapper(path: Path) -> dict[str, Reference]:
     """Return ``INSwapper.get`` without pasting as a reference; it says nothing about the mask."""
-    if not is_installed():
+    if not can_run(path):
         return {}
     from insightface.model_zoo.inswapper import INSwapper
     from insightface.utils.face_align import estimate_norm

@@ -19,6 +19,13 @@ from warmswap_export.fetch import PackageFile
 from warmswap_export.weights import WeightFile
 
 UNKNOWN: Final = "unknown"
+NEEDED_SETTINGS: Final = {
+    "face_detector": ("input_size_hw", "min_score"),
+    "face_landmarker": ("crop_size", "warp_template"),
+    "face_embedder": ("crop_size", "warp_template", "embedding_length", "embedding_space"),
+    "face_swapper": ("crop_size", "warp_template", "identity"),
+}
+"""What the pipeline must know of each stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,9 @@ def _parse_stage(pack: str, model: str, table: _Table) -> StagePack:
         weights={role: _parse_weights(role, files, table.place) for role, files in weights.items()},
     )
     table.refuse_rest()
+    missing = [key for key in NEEDED_SETTINGS[model] if key not in stage.settings]
+    if missing:
+        raise PackError(f"{table.place} [settings] lacks {', '.join(map(repr, missing))}")
     return stage
 
 

@@ -58,9 +58,19 @@ class GraphRunner:
             raise ParityError(f"ONNX Runtime cannot load the graph: {error}") from error
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Run the graph and return its outputs by name."""
+        """Run the graph and return its outputs by name.
+
+        Raises:
+            ParityError: ONNX Runtime cannot run it on these inputs.
+        """
         names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        try:
+            return dict(zip(names, self.session.run(names, dict(inputs), options), strict=True))
+        except Exception as error:  # its errors have no base of their own
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise ParityError(f"the graph fails on {shapes}: {' '.join(str(error).split())}") from error
 
 
 def check_contract(runner: GraphRunner, spec: ModelSpec) -> None:
@@ -134,12 +144,12 @@ def match_faces(actual: Arrays, expected: Arrays) -> dict[str, float]:
         for face in np.flatnonzero(expected["score"][row] >= SURE_SCORE):
             overlaps = _overlaps(expected["bbox"][row, face], actual["bbox"][row])
             match = int(overlaps.argmax())
-            if overlaps[match] <= LEAST_OVERLAP:
+            if not overlaps[match] > LEAST_OVERLAP:  # nor where it is not a number
                 lost += 1
                 continue
             for name in largest:
                 difference = np.abs(actual[name][row, match] - expected[name][row, face]).max()
-                largest[name] = max(largest[name], float(difference))
+                largest[name] = float(np.maximum(largest[name], difference))  # keeps what is not a number
     return {**largest, "lost": float(lost)}
 
 
@@ -157,10 +167,7 @@ def measure_other_frame(runner: GraphRunner, built: BuiltStage, frames: Arrays) 
         ParityError: the graph takes frames of one size only.
     """
     height, width = frames["image_rgb"].shape[1:3]
-    try:
-        outputs = runner(frames)
-    except Exception as error:  # its errors have no base of their own
-        raise ParityError(f"the graph does not take frames of {width}x{height}: {error}") from error
+    outputs = runner(frames)
     references = {} if built.static_references else built.references
     return [
         difference

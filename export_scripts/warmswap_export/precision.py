@@ -33,9 +33,11 @@ def at_precision(network: onnx.ModelProto, precision: str, keep_single: Sequence
     if precision == "fp32":
         return network
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     for index, node in enumerate(network.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
+    own = {node.name for node in network.graph.node}
     statistics = _statistics(network)
     blocked = [node.name for node in network.graph.node if node.name in statistics or _matches(node, keep_single)]
     inferred = shape_inference.infer_shapes(network)
@@ -51,7 +53,29 @@ def at_precision(network: onnx.ModelProto, precision: str, keep_single: Sequence
         op_block_list=list(SINGLE_OPERATORS),
     )
     del half.graph.value_info[:]
+    _hand_over_single(half, own)
+    OnnxModel.graph_topological_sort(half.graph)  # the converter puts its casts at the end
     return half
+
+
+def _hand_over_single(model: onnx.ModelProto, own: set[str]) -> None:
+    """Leave values single between two nodes that are both single, in place.
+
+    The converter makes what leaves such a node half, and single again for the next one: squares overflow on that way.
+
+    Args:
+        model: What the converter made.
+        own: Names of the nodes that are not the converter's.
+    """
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.name not in own]
+    halved = {node.output[0]: node.input[0] for node in casts if node.attribute[0].i == onnx.TensorProto.FLOAT16}
+    for node in casts:
+        if node.attribute[0].i == onnx.TensorProto.FLOAT and node.input[0] in halved:
+            node.input[0] = halved[node.input[0]]
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for node in casts:
+        if node.output[0] not in read:
+            model.graph.node.remove(node)
 
 
 def _statistics(model: onnx.ModelProto) -> set[str]:

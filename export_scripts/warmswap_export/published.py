@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto
 
-from warmswap_export.batching import leave_out_empty_inputs
+from warmswap_export.batching import leave_out_empty_inputs, single_ends
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import export_module, modernize
 from warmswap_export.networks.network import PublishedNetwork
@@ -74,6 +74,7 @@ def up_to_date(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     except Exception as error:  # the converter raises RuntimeError and its own
         raise WeightsError(f"{path} cannot be brought to opset {NEWEST_OPSET}: {_first_line(error)}") from error
     leave_out_empty_inputs(modern)
+    single_ends(modern)
     return modern
 
 
@@ -86,6 +87,7 @@ class PublishedRunner:
         Raises:
             WeightsError: ONNX Runtime refuses the file.
         """
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -101,9 +103,19 @@ class PublishedRunner:
         self.output_names = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Return the outputs for a batch of one, in the file's order, as float32."""
+        """Return the outputs for a batch of one, in the file's order, as float32.
+
+        Raises:
+            WeightsError: ONNX Runtime cannot run the file.
+        """
         feeds = {name: array.astype(self._types[name]) for name, array in inputs.items()}
-        return [output.astype(np.float32) for output in self._session.run(None, feeds)]
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        try:
+            outputs = self._session.run(None, feeds, options)
+        except Exception as error:  # its errors have no base of their own
+            raise WeightsError(f"{self._path} cannot be run: {_first_line(error)}") from error
+        return [output.astype(np.float32) for output in outputs]
 
 
 def publish(network: PublishedNetwork, path: Path, extra_initializers: Sequence[onnx.TensorProto] = ()) -> Path:

@@ -13,13 +13,12 @@ from typing import Any, Final
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from warmswap_export.errors import PackError, WeightsError
+from warmswap_export.errors import PackError
 from warmswap_export.fetch import fetch
 from warmswap_export.packs import StagePack
-from warmswap_export.weights import FoundFile, default_folders, find_weights, sha256_of
+from warmswap_export.weights import FoundFile, default_folders, find_weights, read_emap, sha256_of
 
 EMAP: Final = "emap"
-EMAP_SIZE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,6 @@ def _read_emap(
         raise PackError(f"pack {stage.pack}: a checkpoint with option project needs [[weights.{EMAP}]]")
     folders = options.folders or tuple(default_folders())
     path = find_weights(forms, folders, scratch, accept_unpinned=options.accept_unpinned).path
-    try:
-        emap = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a NumPy array: {error}") from error
-    if emap.shape != (EMAP_SIZE, EMAP_SIZE):
-        raise WeightsError(f"{path} must hold an array of shape ({EMAP_SIZE}, {EMAP_SIZE}), got {emap.shape}")
+    emap = read_emap(path)
     origin.append({"file": path.name, "sha256": sha256_of(path), "pinned": "no"})
-    return np.asarray(emap, np.float32)
+    return emap

@@ -110,17 +110,16 @@ def _uniform(tensor: Tensor, low: float, high: float, generator: torch.Generator
     tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
 
 
-def _frames() -> Tensor:
-    """Return the demo pictures as (2, 3, 640, 640) float32, 0 to 255."""
-    frames = [letterbox(fit_into(picture, FRAME_HW)[0], FRAME_HW, multiple=0) for picture in read_pictures()]
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
+def _frames() -> list[Tensor]:
+    """Return the demo pictures as the pipeline cuts them: (1, 3, H, W) float32 each, 0 to 255."""
+    frames = [letterbox(fit_into(picture, FRAME_HW)[0], FRAME_HW, multiple=32) for picture in read_pictures()]
+    return [torch.from_numpy(frame).permute(2, 0, 1).unsqueeze(0).float() for frame in frames]
 
 
-def _stretch(scores: Sequence[Tensor]) -> tuple[float, float]:
-    """Return gain and offset that let a few of the raw scores of each picture pass: (N, A) per level."""
-    rows = torch.cat(list(scores), dim=1)
-    best = float(rows.max(dim=1).values.min())
-    floor = float(rows.topk(FACES_ABOVE_FLOOR, dim=1).values[:, -1].max())
+def _stretch(pictures: Sequence[Tensor]) -> tuple[float, float]:
+    """Return gain and offset that let a few of the raw scores of each picture pass."""
+    best = min(float(scores.max()) for scores in pictures)
+    floor = max(float(scores.topk(FACES_ABOVE_FLOOR).values[-1]) for scores in pictures)
     gain = (BEST_LOGIT - FLOOR_LOGIT) / max(best - floor, 1e-6)
     return gain, BEST_LOGIT - gain * best
 
@@ -133,36 +132,39 @@ def _template_offsets() -> Tensor:
 class _Heads:
     """What the convolutions of a head give for the demo pictures; set one after the other."""
 
-    def __init__(self, network: nn.Module, pixels: Tensor, layers: Sequence[nn.Conv2d]) -> None:
+    def __init__(self, network: nn.Module, pictures: Sequence[Tensor], layers: Sequence[nn.Conv2d]) -> None:
         self.layers = layers
-        answers: dict[nn.Module, Tensor] = {}
+        self.answers: list[list[Tensor]] = [[] for _ in layers]
         hooks = [
-            layer.register_forward_hook(lambda module, inputs, output: answers.update({module: output}))
-            for layer in layers
+            layer.register_forward_hook(lambda module, inputs, output, kept=kept: kept.append(output))
+            for layer, kept in zip(layers, self.answers, strict=True)
         ]
-        network(pixels)
+        for pixels in pictures:
+            network(pixels)
         for hook in hooks:
             hook.remove()
-        self.answers = [answers[layer] for layer in layers]
 
     def set_scores(self, first: int, step: int) -> None:
         """Let a few anchors of each picture pass; the scores are every ``step``-th channel from ``first``."""
-        gain, offset = _stretch([answer[:, first::step].flatten(1) for answer in self.answers])
+        per_picture = zip(*self.answers, strict=True)
+        gain, offset = _stretch(
+            [torch.cat([level[:, first::step].flatten() for level in levels]) for levels in per_picture]
+        )
         for layer in self.layers:
             layer.weight[first::step] *= gain
             layer.bias[first::step] = layer.bias[first::step] * gain + offset
 
     def set_values(self, middle: Tensor, deviation: float) -> None:
         """Let the answers lie around ``middle``, one per channel."""
-        for layer, answer in zip(self.layers, self.answers, strict=True):
-            layer.weight.mul_(deviation / float(answer.std()))
+        for layer, answers in zip(self.layers, self.answers, strict=True):
+            layer.weight.mul_(deviation / float(torch.cat([answer.flatten() for answer in answers]).std()))
             layer.bias.copy_(middle)
 
 
 def _settle_scrfd(network: nn.Module) -> None:
     """Boxes are ten strides wide around their anchor."""
     head = network.bbox_head
-    pixels = (_frames() - 127.5) / 128.0
+    pixels = [(frame - 127.5) / 128.0 for frame in _frames()]
     with torch.no_grad():
         score, bbox, kps = (
             _Heads(network, pixels, list(layers.values()))
@@ -175,7 +177,8 @@ def _settle_scrfd(network: nn.Module) -> None:
 
 def _settle_retinaface(network: nn.Module) -> None:
     """Boxes are about their anchors."""
-    pixels = (_frames() - torch.tensor([123.0, 117.0, 104.0]).reshape(1, 3, 1, 1)).flip(1)
+    mean_rgb = torch.tensor([123.0, 117.0, 104.0]).reshape(1, 3, 1, 1)
+    pixels = [(frame - mean_rgb).flip(1) for frame in _frames()]
     with torch.no_grad():
         score, bbox, kps = (
             _Heads(network, pixels, [head.conv1x1 for head in heads])

@@ -11,7 +11,7 @@ from warmswap_ensemble.contract import STAGES
 from warmswap_ensemble.manifest import Manifest, ManifestError, read_manifest, verify_files, version_dirs
 from warmswap_export.errors import ExportError
 from warmswap_export.export import MODEL_FILE, PackBuild, Progress
-from warmswap_export.packs import Pack, load_pack
+from warmswap_export.packs import Pack, load_pack, pack_names
 from warmswap_export.parity import Difference, as_manifest
 from warmswap_export.sources import WeightOptions
 
@@ -83,7 +83,7 @@ def verify_repository(
     found = [path for name in stages or known for path in version_dirs(repository / name)]
     if not found:
         raise ExportError(f"{repository} holds no version of {', '.join(stages or known)}")
-    packs = {pack.name: pack for pack in map(load_pack, own_packs)}
+    packs = {stage.pack: pack for pack in map(load_pack, own_packs) for stage in pack.stages}
     return [_verify(path, packs, weights or WeightOptions(), progress) for path in found]
 
 
@@ -96,6 +96,9 @@ def _verify(version_dir: Path, packs: dict[str, Pack], weights: WeightOptions, p
         result.problems.append(str(error))
         return result
     result.problems += _identity_problems(manifest, result)
+    if manifest.pack not in {*packs, *pack_names()}:
+        result.problems.append(f"parity was not measured: name the file of pack {manifest.pack!r} with --pack")
+        return result
     try:
         pack = packs.get(manifest.pack) or load_pack(manifest.pack)
         data = (version_dir / MODEL_FILE).read_bytes()

@@ -10,14 +10,18 @@ import hashlib
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from warmswap_export.errors import PackError, WeightsError
 
 SEARCH_DEPTH: Final = 4
+EMAP_SIZE: Final = 512
 DEFAULT_FOLDERS: Final = ("~/.insightface/models",)
 """Where InsightFace keeps its models."""
 
@@ -109,6 +113,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_emap(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Read inswapper's projection from a file of its own (``.npy``).
+
+    Raises:
+        WeightsError: it is truncated, pickled, of another shape, or holds no finite numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            emap = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read as a NumPy array: {error}") from error
+    if not isinstance(emap, np.ndarray):
+        raise WeightsError(f"{path} holds several arrays; save one with numpy.save")
+    if emap.shape != (EMAP_SIZE, EMAP_SIZE):
+        raise WeightsError(f"{path} must hold an array of shape ({EMAP_SIZE}, {EMAP_SIZE}), got {emap.shape}")
+    if emap.dtype.kind not in "fiu" or not np.isfinite(emap).all():
+        raise WeightsError(f"{path} must hold finite numbers, got an array of {emap.dtype}")
+    return np.asarray(emap, np.float32)
+
+
 def _find(folder: Path, name: str, scratch: Path) -> Path | None:
     if folder.is_file():
         return folder if folder.name == name else None
@@ -144,7 +168,7 @@ def _unpack(archive: Path, name: str, scratch: Path) -> Path | None:
                     with opened.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
                     return target
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: a password
         raise WeightsError(f"{archive} cannot be read as a zip archive: {error}") from error
     return None
 

@@ -210,7 +210,7 @@ def published_reference(
 
 def suppress(bbox: FloatArray, score: FloatArray) -> list[int]:
     """Return which boxes stay, best first: greedy, with the +1 of boxes that include their last pixel."""
-    order = [int(i) for i in np.argsort(-score, kind="stable") if score[i] > SCORE_FLOOR]
+    order = [int(i) for i in np.argsort(-score, kind="stable") if score[i] > np.float32(SCORE_FLOOR)]
     kept: list[int] = []
     areas = (bbox[:, 2] - bbox[:, 0] + 1) * (bbox[:, 3] - bbox[:, 1] + 1)
     for i in order:

@@ -24,6 +24,7 @@ from warmswap_export.published import PublishedRunner, graph_inputs, read_publis
 
 HALF: Final = 127.5
 INSIGHTFACE_NORMALISATION: Final = (HALF, HALF, HALF)
+OPTIONS: Final = {"mean_rgb", "std_rgb"}
 
 
 class CropInput(nn.Module):
@@ -59,12 +60,11 @@ def build(source: StageSource) -> BuiltStage:
     """
     path = source.files["network"]
     size, length = int(source.settings["crop_size"]), int(source.settings["embedding_length"])
-    mean_rgb = tuple(source.options.get("mean_rgb", INSIGHTFACE_NORMALISATION))
-    std_rgb = tuple(source.options.get("std_rgb", INSIGHTFACE_NORMALISATION))
+    mean_rgb, std_rgb = source.colour("mean_rgb", HALF), source.colour("std_rgb", HALF)
     published = read_published(path)
     fed = graph_inputs(published)
     found = [shape_of(value) for value in (*fed, *published.graph.output)]
-    fits = len(fed) == 1 and len(found) == 2 and found[0][1:] == [3, size, size] and found[1][-1] in (0, length)
+    fits = len(fed) == 1 and len(found) == 2 and found[0][1:] == [3, size, size] and found[1][1:] in ([0], [length])
     if not fits:
         raise WeightsError(
             f"{path} is no embedder for {size} px crops: expected input [N, 3, {size}, {size}] and output "

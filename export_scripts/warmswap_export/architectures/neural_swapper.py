@@ -79,28 +79,25 @@ class Options:
         """Read the options of a stage.
 
         Raises:
-            PackError: one is unknown, or ``identity`` is none of the three.
+            PackError: ``identity`` is none of the three, or a colour is not three numbers.
         """
         options = source.options
-        unknown = sorted(options.keys() - OPTIONS)
-        if unknown:
-            raise PackError(f"unknown options {', '.join(unknown)}; known are {', '.join(sorted(OPTIONS))}")
         identity = options.get("identity", "embedding")
         if identity not in IDENTITIES:
             raise PackError(f"option identity must be one of {', '.join(IDENTITIES)}, got {identity!r}")
         size = int(source.settings["crop_size"])
         return cls(
             size=size,
-            mean_rgb=tuple(options.get("mean_rgb", (0.0, 0.0, 0.0))),
-            std_rgb=tuple(options.get("std_rgb", (1.0, 1.0, 1.0))),
+            mean_rgb=source.colour("mean_rgb", 0.0),
+            std_rgb=source.colour("std_rgb", 1.0),
             output_std_mean=bool(options.get("output_std_mean", False)),
             identity=identity,
             converter=bool(options.get("converter", False)),
             project=bool(options.get("project", False)),
             unit_length=bool(options.get("unit_length", False)),
             source_size=int(options.get("embedder_size" if identity == "embedded_crop" else "source_size", size)),
-            embedder_mean_rgb=tuple(options.get("embedder_mean_rgb", (127.5, 127.5, 127.5))),
-            embedder_std_rgb=tuple(options.get("embedder_std_rgb", (127.5, 127.5, 127.5))),
+            embedder_mean_rgb=source.colour("embedder_mean_rgb", 127.5),
+            embedder_std_rgb=source.colour("embedder_std_rgb", 127.5),
         )
 
 
@@ -188,7 +185,7 @@ def box_mask(size: int) -> FloatArray:
 
 
 def build(source: StageSource) -> BuiltStage:
-    """Build the stage from ``network`` and, where the options ask for them, ``converter``, ``embedder`` and ``emap``.
+    """Build the stage from ``network`` and, where the options ask for them, ``converter`` and ``embedder``.
 
     Raises:
         WeightsError: a file does not have the tensors of such a network, or ``emap`` is missing.
@@ -198,7 +195,7 @@ def build(source: StageSource) -> BuiltStage:
     path = source.files["network"]
     published = read_published(path)
     target, identity, output = _ports(published, path, options)
-    emap = _read_emap(published, path, source.files.get("emap")) if options.project else None
+    emap = _read_emap(published, path) if options.project else None
 
     before = export_module(
         SwapInput(options),
@@ -218,7 +215,7 @@ def build(source: StageSource) -> BuiltStage:
     graph, at = before, {"target": "target", "identity": "identity"}
     for role, wanted in (("embedder", options.identity == "embedded_crop"), ("converter", options.converter)):
         if wanted:
-            graph, at = _through(graph, at, _part(source, role), role)
+            graph, at = _through(graph, at, _part(source, role, options.source_size), role)
     if options.project or options.unit_length:
         projection = Projection(emap, unit_length=options.unit_length)
         graph, at = _through(graph, at, _trace(projection, (torch.ones(2, LATENT),), "latent"), "latent")
@@ -240,7 +237,7 @@ def build(source: StageSource) -> BuiltStage:
     references = {
         "published graph, plain NumPy": _published_reference(source, options, emap, (target, identity, output))
     }
-    if options.project and not options.converter and source.files.get("emap") is None:
+    if options.project and not options.converter:
         references |= insightface_reference.swapper(path)
     return BuiltStage(whole, references, TOLERANCES, HALF_TOLERANCES)
 
@@ -258,13 +255,18 @@ def _through(
     return whole, {"target": prefix + at["target"], "identity": part.graph.output[0].name}
 
 
-def _part(source: StageSource, role: str) -> onnx.ModelProto:
+def _part(source: StageSource, role: str, size: int) -> onnx.ModelProto:
     if role not in source.files:
-        raise PackError(f"option {role} needs [[weights.{role}]] in the pack")
+        raise PackError(f"the options ask for a file that the pack lacks: [[weights.{role}]]")
     path = source.files[role]
     part = up_to_date(read_published(path), path)
-    if len(graph_inputs(part)) != 1 or shape_of(part.graph.output[0])[-1] not in (0, LATENT):
-        raise WeightsError(f"{path} must have one input and give vectors of {LATENT} to serve as {role}")
+    wanted = [LATENT] if role == "converter" else [3, size, size]
+    found = [shape_of(value) for value in (*graph_inputs(part), *part.graph.output)]
+    if len(found) != 2 or found[0][1:] != wanted or found[1][1:] not in ([0], [LATENT]):
+        raise WeightsError(
+            f"{path} cannot serve as {role}: expected input [N, {', '.join(map(str, wanted))}] and output "
+            f"[N, {LATENT}], got {found}"
+        )
     open_batch(part)
     fold_batch_norms(part)
     return part
@@ -295,19 +297,12 @@ def _ports(model: onnx.ModelProto, path: Path, options: Options) -> tuple[str, s
     return target, others[0], output
 
 
-def _read_emap(model: onnx.ModelProto, path: Path, beside: Path | None) -> FloatArray:
-    """Return inswapper's 512x512 projection: a file of its own, or the last tensor of the ONNX file."""
-    if beside is not None:
-        try:
-            emap = np.load(beside, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{beside} cannot be read as a NumPy array: {error}") from error
-        where = f"{beside}"
-    else:
-        if not model.graph.initializer:
-            raise WeightsError(f"{path} has no tensors at all, so no emap")
-        last = model.graph.initializer[-1]
-        emap, where = numpy_helper.to_array(last), f"the last tensor of {path} ({last.name})"
+def _read_emap(model: onnx.ModelProto, path: Path) -> FloatArray:
+    """Return inswapper's 512x512 projection, the last tensor of the ONNX file."""
+    if not model.graph.initializer:
+        raise WeightsError(f"{path} has no tensors at all, so no emap")
+    last = model.graph.initializer[-1]
+    emap, where = numpy_helper.to_array(last), f"the last tensor of {path} ({last.name})"
     if emap.shape != (LATENT, LATENT):
         raise WeightsError(
             f"emap is missing: {where} must be of shape ({LATENT}, {LATENT}), got {emap.shape}; "
@@ -356,7 +351,8 @@ def _published_reference(
             target = (crop.transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std
             output = runner({target_port: target[None], identity_port: identity_of(inputs, row)})[position][0]
             image = output * std + mean if options.output_std_mean else output
-            swapped.append(np.clip(image.transpose(1, 2, 0) * 255, 0, 255).astype(np.uint8))
+            # Cut off, not cast: as a byte, what is not a number would look like one.
+            swapped.append(np.floor(np.clip(image.transpose(1, 2, 0) * 255, 0, 255)))
         return {"swapped_crop_rgb": np.stack(swapped), "mask": np.repeat(mask[None], len(swapped), axis=0)}
 
     return run

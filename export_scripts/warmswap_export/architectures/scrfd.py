@@ -31,11 +31,13 @@ from warmswap_export.built import BuiltStage, StageSource
 from warmswap_export.errors import WeightsError
 from warmswap_export.graph import fold_batch_norms
 from warmswap_export.precision import at_precision
-from warmswap_export.published import read_published, shape_of, up_to_date
+from warmswap_export.published import graph_inputs, read_published, shape_of, up_to_date
 
 STRIDES: Final = (8, 16, 32)
 GRID: Final = AnchorGrid(STRIDES, tuple((stride, stride) for stride in STRIDES), centre=0.0)
 """Two anchors per cell, both at its corner; the side is the unit in which distances are given."""
+WIDTHS: Final = (1, 1, 1, 4, 4, 4, 10, 10, 10)
+"""Columns of the outputs: scores, boxes and landmarks of the three levels."""
 MEAN: Final = 127.5
 STD: Final = 128.0
 TOLERANCES: Final = {"bbox": 0.02, "score": 1e-4, "kps": 0.02, "num_faces": 0.0}
@@ -70,19 +72,26 @@ def build(source: StageSource) -> BuiltStage:
     path = source.files["network"]
     published = read_published(path)
     outputs = [value.name for value in published.graph.output]
-    if len(outputs) != 9 or len(published.graph.input[0].type.tensor_type.shape.dim) != 4:
+    pictures = [len(shape_of(value)) for value in graph_inputs(published)]
+    shapes = [shape_of(value) for value in published.graph.output]
+    ranks = {len(shape) for shape in shapes}
+    fits = (
+        len(shapes) == 9
+        and ranks in ({2}, {3})
+        and all(shape[-1] in (0, width) for shape, width in zip(shapes, WIDTHS, strict=True))
+    )
+    if pictures != [4] or not fits:
         raise WeightsError(
             f"{path} is no SCRFD with landmarks: expected one picture in and 9 outputs (score, bbox and kps at strides "
-            f"8, 16, 32), got {len(outputs)} outputs: {', '.join(outputs)}"
+            f"8, 16, 32), got {len(outputs)} outputs: {', '.join(outputs)}, of shapes {shapes}"
         )
-    ranks = {len(shape_of(value)) for value in published.graph.output}
     network = up_to_date(published, path)
     if ranks == {2} and separate_batch_from_anchors(network) != 9:
         raise WeightsError(
             f"{path} has outputs without a batch axis that do not end in Transpose {[2, 3, 0, 1]} and Reshape; "
             "this form of SCRFD is not known: export it with a batch axis (insightface tools/scrfd2onnx.py)"
         )
-    for value, columns in zip(network.graph.output, (1, 1, 1, 4, 4, 4, 10, 10, 10), strict=True):
+    for value, columns in zip(network.graph.output, WIDTHS, strict=True):
         value.type.tensor_type.shape.dim[-1].dim_value = columns
     open_batch(network)
     for axis, name in ((2, "H"), (3, "W")):

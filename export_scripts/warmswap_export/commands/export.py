@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from warmswap_ensemble.manifest import Manifest
 
 HELP: Final = "export a pack's models to ONNX, checked against their references"
+SEEDS: Final = 2**63
 EPILOG: Final = """\
 PACK is the name of a pack (warmswap export --list), a path of a .toml file, or several joined with +:
   warmswap export buffalo_l+inswapper_128 --weights ~/.insightface/models --out my_repository
@@ -129,9 +130,12 @@ def _check_twin_options(args: argparse.Namespace) -> None:
         return
     if args.weights:
         raise PackError("--random-weights makes the weights; --weights names real ones: give one of them")
+    if not 0 <= args.random_weights < SEEDS:
+        raise PackError(f"--random-weights must be 0 to {SEEDS - 1}, got {args.random_weights}")
     folder = args.keep_twin_files
-    if folder is not None and folder.is_dir() and any(folder.iterdir()):
-        raise PackError(f"--keep-twin-files must name a new or empty folder, {folder} has files")
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "has files" if folder.is_dir() else "is a file"
+        raise PackError(f"--keep-twin-files must name a new or empty folder, {folder} {found}")
 
 
 def _as_json(manifests: Sequence[Manifest], copied: Sequence[str], golden: Sequence[Path]) -> dict[str, Any]:
