@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.e2e.repositories import REPOSITORY
 from tests.ops.serve_process import eventually, processes_with, shared_memory
 
 WARMSWAP = Path(sys.executable).parent / "warmswap"
@@ -22,10 +23,12 @@ ANY_PORTS = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
 class Serve:
     """``warmswap serve --json``; gone at the end of the ``with`` block, whatever happened.
 
-    Its output goes to files, so that no pipe can fill up.
+    Whatever still has the repository's path in its command line is killed then: give it a copy, since the shipped
+    repository is served to other tests by the session's server. Its output goes to files, so that no pipe can fill up.
     """
 
     def __init__(self, repository: Path, folder: Path, *options: str) -> None:
+        assert repository != REPOSITORY, "serve a copy"
         self.repository = repository
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:

@@ -71,8 +71,8 @@ def test_swapper_whose_embeddings_nobody_makes_is_refused_by_the_pipeline_itself
         assert MISMATCH in str(caught.value)
 
 
-def test_policy_commercial_serves_the_shipped_repository(tmp_path: Path) -> None:
-    with Serve(REPOSITORY, tmp_path, "--policy=commercial") as serve:
+def test_policy_commercial_serves_the_shipped_repository(repository: Path, tmp_path: Path) -> None:
+    with Serve(repository, tmp_path, "--policy=commercial") as serve:
         preflight = serve.phase("preflight")
         assert (preflight["policy"], preflight["licences"]) == ("commercial", [])
         ready = serve.phase("ready")
