@@ -64,6 +64,7 @@ bench: $(VENV)/.dev ## the server against a plain loop in one process
 $(TWINS)/.made: $(EXPORT_VENV)/.export
 	$(EXPORT_VENV)/bin/warmswap export buffalo_l+inswapper_128 --random-weights 1 --out $(TWINS)/repository --keep-twin-files $(TWINS)/published
 	$(EXPORT_VENV)/bin/warmswap export buffalo_l+inswapper_128 --random-weights 1 --out $(TWINS)/repository --stage face_embedder --stage face_swapper --precision fp16 --version 2
+	$(EXPORT_VENV)/bin/warmswap export scrfd_2.5g --random-weights 1 --out $(TWINS)/small --keep-twin-files $(TWINS)/small-published
 	@touch $@
 
 $(VENV)/.insightface: $(VENV)/.dev
@@ -73,6 +74,7 @@ $(VENV)/.insightface: $(VENV)/.dev
 bench-models: $(VENV)/.insightface $(TWINS)/.made ## batches, detection and pasting against insightface (needs PyTorch)
 	$(RUN)/warmswap bench batching --repository $(TWINS)/repository
 	$(RUN)/warmswap bench detect --repository $(TWINS)/repository --published $(TWINS)/published/det_10g.onnx
+	$(RUN)/warmswap bench detect --repository $(TWINS)/small --published $(TWINS)/small-published/scrfd_2.5g.onnx
 	$(RUN)/warmswap bench paste --out out/paste
 
 clean: ## remove what make made
