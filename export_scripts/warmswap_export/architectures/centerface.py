@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmswap_ensemble.contract import MAX_FACES, NUM_KPS
+from warmswap_export.architectures.anchors import pad_faces
 from warmswap_export.built import Arrays, BuiltStage, Reference, StageSource
 from warmswap_export.graph import append_nms, chain, export_module, fold_batch_norms, modernize
 
@@ -122,20 +123,13 @@ def published_reference(published: onnx.ModelProto) -> Reference:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Arrays) -> Arrays:
-        images = inputs["image_rgb"]
-        count = len(images)
-        bbox = np.zeros((count, MAX_FACES, 4), np.float32)
-        score = np.zeros((count, MAX_FACES), np.float32)
-        kps = np.zeros((count, MAX_FACES, NUM_KPS, 2), np.float32)
-        num_faces = np.zeros((count, 1), np.int32)
-        for row, image in enumerate(images):
+        faces = []
+        for image in inputs["image_rgb"]:
             pixels = image.transpose(2, 0, 1)[None].astype(np.float32)
             heads = session.run(["537", "538", "539", "540"], {"input.1": pixels})
-            faces = decode_reference(tuple(head[0] for head in heads))
-            found = len(faces[1])
-            bbox[row, :found], score[row, :found], kps[row, :found] = faces
-            num_faces[row] = found
-        return {"bbox": bbox, "score": score, "kps": kps, "num_faces": num_faces}
+            bbox, score, kps = decode_reference(tuple(head[0] for head in heads))
+            faces.append((bbox, score, kps))
+        return pad_faces(faces)
 
     return run
 

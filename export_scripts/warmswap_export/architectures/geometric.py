@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from warmswap_export.architectures.layers import image_to_float
+from warmswap_export.architectures.layers import SWAPPER_INPUT_AXES, image_to_float
 from warmswap_export.built import BuiltStage, StageSource, torch_reference
 from warmswap_export.graph import export_module
 
@@ -265,11 +265,7 @@ def build(source: StageSource) -> BuiltStage:
         ["target_crop_rgb", "source_crop_rgb", "target_landmarks", "source_landmarks", "source_embedding"],
         ["swapped_crop_rgb", "mask"],
         {
-            "target_crop_rgb": {0: "N", 1: "H", 2: "W"},
-            "source_crop_rgb": {0: "N", 1: "source_H", 2: "source_W"},
-            "target_landmarks": {0: "N"},
-            "source_landmarks": {0: "N"},
-            "source_embedding": {0: "N", 1: "D"},
+            **SWAPPER_INPUT_AXES,
             "swapped_crop_rgb": {0: "N"},
             "mask": {0: "N"},
         },

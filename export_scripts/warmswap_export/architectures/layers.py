@@ -7,6 +7,7 @@ is a quarter of the size and the result is the same to the last bit.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 import torch
@@ -34,6 +35,16 @@ class StoredTensor(nn.Module):
         if self.stored.dtype == torch.float32:
             return self.stored
         return self.stored.float() * self.scale + self.minimum
+
+
+SWAPPER_INPUT_AXES: Final = {
+    "target_crop_rgb": {0: "N", 1: "H", 2: "W"},
+    "source_crop_rgb": {0: "N", 1: "source_H", 2: "source_W"},
+    "target_landmarks": {0: "N"},
+    "source_landmarks": {0: "N"},
+    "source_embedding": {0: "N", 1: "D"},
+}
+"""Open axes of the inputs of every ``face_swapper``, for tracing."""
 
 
 def same_padding(x: Tensor, kernel: int, stride: int) -> Tensor:

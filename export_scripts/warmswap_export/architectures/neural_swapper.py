@@ -34,7 +34,7 @@ from torch.nn import functional
 from warmswap_ensemble.contract import FACE_SWAPPER, NUM_LANDMARKS
 from warmswap_export import insightface_reference
 from warmswap_export.architectures.arcface import CropInput, UnitLength
-from warmswap_export.architectures.layers import image_to_float
+from warmswap_export.architectures.layers import SWAPPER_INPUT_AXES, image_to_float
 from warmswap_export.batching import open_batch
 from warmswap_export.built import Arrays, BuiltStage, Reference, StageSource
 from warmswap_export.errors import PackError, WeightsError
@@ -203,11 +203,7 @@ def build(source: StageSource) -> BuiltStage:
         [tensor.name for tensor in FACE_SWAPPER.inputs],
         ["target", "identity"],
         {
-            "target_crop_rgb": {0: "N", 1: "H", 2: "W"},
-            "source_crop_rgb": {0: "N", 1: "source_H", 2: "source_W"},
-            "target_landmarks": {0: "N"},
-            "source_landmarks": {0: "N"},
-            "source_embedding": {0: "N", 1: "D"},
+            **SWAPPER_INPUT_AXES,
             "target": {0: "N"},
             "identity": {0: "N"},
         },
