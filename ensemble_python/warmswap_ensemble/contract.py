@@ -163,6 +163,12 @@ SWAP_OPTIONS: Final = {
 ANALYZE_OPTIONS: Final = {name: SWAP_OPTIONS[name] for name in ("min_score", "max_faces")}
 """Request parameters of ``face_analysis``."""
 
+PIPELINE_SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
+"""Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
+
+TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
+"""Keys in ``parameters`` that Triton's Python backend itself reads."""
+
 ERROR_CODES: Final = {
     "invalid_image": "the bytes are not a JPEG, PNG or WebP picture that can be read",
     "image_too_large": "more bytes or pixels than the server accepts",

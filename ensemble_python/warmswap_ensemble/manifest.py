@@ -104,7 +104,7 @@ def read_manifest(version_dir: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(path, "missing; export the model again, or copy it whole") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(path, f"cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ManifestError(path, f"must hold a JSON object, got {type(values).__name__}")

@@ -19,7 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from warmswap_ensemble.contract import ERROR_CODES, FACE_ANALYSIS, FACE_SWAP, MODELS, PIPELINE_STAGES
+from warmswap_ensemble.contract import (
+    ERROR_CODES,
+    FACE_ANALYSIS,
+    FACE_SWAP,
+    MODELS,
+    PIPELINE_SETTINGS,
+    PIPELINE_STAGES,
+    TRITON_SETTINGS,
+)
 from warmswap_ensemble.errors import (
     InvalidTensorError,
     OverloadedError,
@@ -40,12 +48,6 @@ from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
 STAGE_VERSION_PREFIX: Final = "stage_version."
-SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
-"""Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
-
-TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
-"""Keys that Triton's Python backend itself reads."""
-
 STAGE_PATIENCE_S: Final = 120.0
 """How long the first request, which is the warm-up, waits for a stage."""
 STAGE_POLL_S: Final = 0.01
@@ -275,7 +277,11 @@ def bytes_tensor(name: str, data: bytes) -> pb_utils.Tensor:
 
 
 def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
-    known = {*SETTINGS, *TRITON_SETTINGS, *(f"{STAGE_VERSION_PREFIX}{name}" for name in PIPELINE_STAGES[pipeline])}
+    known = {
+        *PIPELINE_SETTINGS,
+        *TRITON_SETTINGS,
+        *(f"{STAGE_VERSION_PREFIX}{name}" for name in PIPELINE_STAGES[pipeline]),
+    }
     unknown = sorted(settings.keys() - known)
     if unknown:
         raise ValueError(f"unknown parameters {unknown} in config.pbtxt; known are {sorted(known)}")

@@ -14,8 +14,9 @@ from tests.ops.toys import PIPELINE_NAMES, STAGE_NAMES, write_repository, write_
 from warmswap_ensemble.manifest import MANIFEST_NAME
 from warmswap_ops.commands import lint as command
 from warmswap_ops.errors import EXIT_FINDINGS, RepositoryError, UsageError
-from warmswap_ops.lint import Finding, RepositoryOnDisk, lint, read_versions
-from warmswap_ops.lint_rules import RULES
+from warmswap_ops.finding import Finding
+from warmswap_ops.lint import RepositoryOnDisk, lint, read_versions
+from warmswap_ops.lint_rules.identity_rules import RULES
 from warmswap_ops.matching import check_pipelines
 
 ARCFACE = {"embedding_space": "arcface", "embedding_length": 512}
@@ -55,7 +56,8 @@ def findings(repository: Path, policy: str = "any") -> list[tuple[str, str]]:
 def run(*arguments: str) -> int:
     parser = ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args(arguments))
+    of_identity = (argument for rule in RULES for argument in ("--rule", rule.__name__))
+    return command.run(parser.parse_args([*arguments, *of_identity]))
 
 
 def test_clean_repository_has_no_findings(repository: Path) -> None:
@@ -148,7 +150,7 @@ def test_each_rule_finds_its_fault_and_no_other_speaks(
     spoil(repository)
     found = lint(read_versions(repository, "any"), RULES)
     assert [(finding.rule, str(finding.file.relative_to(repository))) for finding in found] == expected
-    assert all(finding.what and finding.fix for finding in found)
+    assert all(finding.what and finding.why and finding.fix for finding in found)
 
 
 def test_every_rule_is_tested() -> None:
@@ -220,7 +222,9 @@ def test_json_lists_every_version_and_the_findings(repository: Path, capsys: pyt
     }
     assert by_version["face_embedder", 1]["embedding_space"] == "dlib"
     assert by_version["face_swap", 1]["licence"] is None
-    assert [set(finding) for finding in report["findings"]] == [{"rule", "file", "what", "fix"}]
+    assert [set(finding) for finding in report["findings"]] == [
+        {"rule", "severity", "file", "line", "what", "why", "fix"}
+    ]
 
 
 def test_text_is_a_table_and_three_lines_per_finding(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,9 +240,11 @@ def test_text_is_a_table_and_three_lines_per_finding(repository: Path, capsys: p
     assert run("--repository", str(repository), "--policy", "commercial") == EXIT_FINDINGS
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4] == "1 finding"
-    assert lines[-3] == f"{repository}/face_swapper/2/{MANIFEST_NAME} (licence_fits_the_policy)"
-    assert lines[-2].startswith("  what: face_swapper 2, toy, licence MIT, commercial use forbidden")
-    assert lines[-1].startswith("  fix:  remove the version")
+    place = f"{repository}/face_swapper/2/{MANIFEST_NAME}"
+    assert lines[-3].startswith(f"{place}: error: face_swapper 2, toy, licence MIT, commercial use forbidden")
+    assert lines[-3].endswith("(licence_fits_the_policy)")
+    assert lines[-2].startswith("  why: ")
+    assert lines[-1].startswith("  fix: remove the version")
 
 
 def test_what_cannot_be_linted_is_an_error(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

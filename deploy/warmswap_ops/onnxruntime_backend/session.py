@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from warmswap_ops.onnxruntime_backend.accelerators import CPU_PROVIDER, choose_providers
 from warmswap_ops.onnxruntime_backend.errors import ConfigError
-from warmswap_ops.onnxruntime_backend.settings import DEFAULT_MODEL_FILENAME, SessionSettings, read_settings
+from warmswap_ops.onnxruntime_backend.settings import SessionSettings, read_settings
 from warmswap_ops.onnxruntime_backend.tensors import GraphTensor, match_tensors
+from warmswap_ops.onnxruntime_keys import DEFAULT_MODEL_FILENAME
 
 LOG_SEVERITY_ERROR = 3
 

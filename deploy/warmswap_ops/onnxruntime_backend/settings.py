@@ -12,35 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warmswap_ops.onnxruntime_backend.errors import ConfigError
-
-DEFAULT_MODEL_FILENAME: Final = "model.onnx"
-
-CUDA_PARAMETERS: Final = {
-    "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
-    "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
-}
-GPU_MEM_UNLIMITED: Final = str(2**64 - 1)
-INITIALIZER_KEY: Final = "session.use_device_allocator_for_initializers"
-SHRINKAGE_KEY: Final = "memory.enable_memory_arena_shrinkage"
-
-KNOWN_PARAMETERS: Final = frozenset(
-    {
-        "intra_op_thread_count",
-        "inter_op_thread_count",
-        "execution_mode",
-        "enable_mem_arena",
-        "enable_mem_pattern",
-        SHRINKAGE_KEY,
-        INITIALIZER_KEY,
-        "gpu_mem_limit",
-        "do_copy_in_default_stream",
-        *CUDA_PARAMETERS,
-    }
+from warmswap_ops.onnxruntime_keys import (
+    CUDA_PARAMETERS,
+    DEFAULT_MODEL_FILENAME,
+    INITIALIZER_KEY,
+    KNOWN_PARAMETERS,
+    PASSED_PARAMETERS,
+    PASSED_PREFIX,
+    SHRINKAGE_KEY,
 )
-PASSED_PARAMETERS: Final = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"})
-"""Read by Triton's Python backend, which runs this one."""
-PASSED_PREFIX: Final = "warmswap."
 
+GPU_MEM_UNLIMITED: Final = str(2**64 - 1)
 _TRUE: Final = frozenset({"1", "true", "on"})
 _FALSE: Final = frozenset({"0", "false", "off"})
 _GRAPH_LEVELS: Final = {-1: "ORT_ENABLE_BASIC", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}

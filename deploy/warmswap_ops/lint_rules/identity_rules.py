@@ -1,4 +1,4 @@
-"""The rules of ``warmswap lint``. To add one: write a function that yields findings, and name it in ``RULES``."""
+"""Rules on manifests, files, identities and licences."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from warmswap_ensemble.identity import (
     wanted_space,
 )
 from warmswap_ensemble.manifest import Manifest, ManifestError, verify_files
-from warmswap_ops.config_text import CONFIG_NAME
 from warmswap_ops.errors import RepositoryError
+from warmswap_ops.finding import Finding
 from warmswap_ops.licences import COMMERCIAL, REMEDY, describe, uncleared
-from warmswap_ops.lint import Finding, RepositoryOnDisk, Rule, VersionOnDisk
+from warmswap_ops.lint import RepositoryOnDisk, Rule, VersionOnDisk
 from warmswap_ops.matching import check_pipeline
 
 EXPORT_AGAIN: Final = "export the model again, or copy its version directory whole"
 
 
 def manifest_is_readable(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """Every version of a stage has a manifest, and every manifest can be used."""
+    """Every version of a stage has a manifest, and every manifest can be used.
+
+    The pipelines read crop size, thresholds and identity from it; Triton does not look at it, so without this rule
+    the fault shows when a pipeline loads.
+    """
     for version in repository.versions:
         if version.problem:
             yield Finding(version.manifest_path, version.problem, EXPORT_AGAIN)
 
 
 def files_are_those_of_the_manifest(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """The sha256 of every file is what the manifest says."""
+    """The sha256 of every file is what the manifest says.
+
+    Triton serves whatever file it finds; a cut or replaced one fails late, or answers wrongly.
+    """
     for version, manifest in _with_manifest(repository):
         try:
             verify_files(version.folder, manifest)
@@ -41,7 +48,10 @@ def files_are_those_of_the_manifest(repository: RepositoryOnDisk) -> Iterator[Fi
 
 
 def identity_is_declared(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """Swappers say what they use of the identity, embedders which space they make."""
+    """Swappers say what they use of the identity, embedders which space they make.
+
+    Embeddings of different networks never mix, and tensors of the right length do not tell them apart.
+    """
     checks: dict[str, Callable[[Version], object]] = {FACE_SWAPPER.name: wanted_space, FACE_EMBEDDER.name: space_of}
     for version, manifest in _with_manifest(repository):
         check = checks.get(version.model)
@@ -53,7 +63,10 @@ def identity_is_declared(repository: RepositoryOnDisk) -> Iterator[Finding]:
 
 
 def swapper_has_an_embedder(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """Some embedder version makes the embeddings that a swapper version wants."""
+    """Some embedder version makes the embeddings that a swapper version wants.
+
+    Without one the pipeline refuses to load with this version.
+    """
     made = _spaces_made(repository)
     for version, manifest in _with_manifest(repository, FACE_SWAPPER.name):
         wanted = _space(wanted_space, manifest)
@@ -69,23 +82,27 @@ def swapper_has_an_embedder(repository: RepositoryOnDisk) -> Iterator[Finding]:
 def pipeline_chooses_a_matching_pair(repository: RepositoryOnDisk) -> Iterator[Finding]:
     """With each of its configurations a pipeline chooses a swapper and an embedder that belong together.
 
-    Silent where no pin would help: then ``swapper_has_an_embedder`` speaks.
+    The pipeline takes the highest versions unless it is told otherwise, and refuses to load with a wrong pair. Where
+    no pin would help, swapper_has_an_embedder speaks instead.
     """
     made = _spaces_made(repository)
-    for pipeline in (spec.name for spec in PIPELINES):
-        model_dir = repository.folder / pipeline
-        for config in (model_dir / CONFIG_NAME, *sorted(model_dir.glob("configs/*.pbtxt"))):
-            try:
-                check_pipeline(repository.folder, pipeline, config)
-            except SpaceMismatchError as error:
-                if error.wanted in made:
-                    yield Finding(config, error.mismatch, error.remedy)
-            except (IdentityError, RepositoryError):
-                continue
+    pipelines = {spec.name for spec in PIPELINES}
+    for config in repository.configs:
+        try:
+            if config.model in pipelines:
+                check_pipeline(repository.folder, config.model, config.path)
+        except SpaceMismatchError as error:
+            if error.wanted in made:
+                yield Finding(config.path, error.mismatch, error.remedy, line=config.line("parameters"))
+        except (IdentityError, RepositoryError):
+            continue
 
 
 def licence_fits_the_policy(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """Under the policy ``commercial`` every version may be used commercially."""
+    """Under the policy commercial every version may be used commercially.
+
+    warmswap serve --policy commercial refuses to start otherwise.
+    """
     if repository.policy == COMMERCIAL:
         for version, manifest in _with_manifest(repository):
             if uncleared([manifest]):
