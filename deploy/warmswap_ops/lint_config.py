@@ -184,4 +184,5 @@ def index_lines(text: str) -> dict[FieldPath, int]:
 
 def _printable(text: str) -> str:
     shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return shown if len(shown) <= _MAX_QUOTED else f"{shown[:_MAX_QUOTED]}..."
+    half = _MAX_QUOTED // 2  # protobuf quotes the line first and says what is wrong with it last
+    return shown if len(shown) <= _MAX_QUOTED else f"{shown[:half]} ... {shown[-half:]}"
