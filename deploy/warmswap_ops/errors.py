@@ -13,7 +13,7 @@
     │   └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
     └── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
 
-Exit code 1 is for faults of this program, 2 for wrong usage, 9 for ``warmswap lint`` that has findings.
+Exit code 1 is for faults of this program, 2 for wrong usage, 9 for ``warmswap lint`` that finds errors.
 """
 
 from __future__ import annotations

@@ -139,11 +139,18 @@ def verify_files(version_dir: Path, manifest: Manifest) -> None:
 
 
 def version_dirs(model_dir: Path) -> list[Path]:
-    """Return the version directories of a model, lowest number first; empty when there is none."""
+    """Return the version directories of a model, lowest number first; empty when there is none.
+
+    Triton ignores a number that begins with 0.
+    """
     if not model_dir.is_dir():
         return []
-    numbered = [path for path in model_dir.iterdir() if path.is_dir() and path.name.isdecimal() and int(path.name) > 0]
+    numbered = [path for path in model_dir.iterdir() if _is_version(path.name) and path.is_dir()]
     return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and name[0] != "0"
 
 
 def _is_text(value: Any) -> bool:

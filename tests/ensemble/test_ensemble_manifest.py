@@ -183,7 +183,7 @@ def test_digest_changes_with_any_file_and_not_with_their_order() -> None:
 
 
 def test_version_dirs_are_in_numeric_order(tmp_path: Path) -> None:
-    for name in ("10", "9", "2", "0", "-1", "v3", "1.5", "warmup"):
+    for name in ("10", "9", "2", "0", "01", "-1", "v3", "1.5", "warmup"):
         (tmp_path / name).mkdir()
     (tmp_path / "4").write_text("a file")
     assert [path.name for path in version_dirs(tmp_path)] == ["2", "9", "10"]

@@ -19,8 +19,8 @@ _CACHE: Final = "__pycache__"
 def every_folder_is_a_model(repository: RepositoryOnDisk) -> Iterator[Finding]:
     """Every folder in the repository has a config.pbtxt.
 
-    Triton takes each for a model, whatever its name: with --load-model=* or without model control a folder of scripts
-    or notes fails the start (model_repository.md; --exit-on-error is true unless told otherwise).
+    Triton takes each for a model, whatever its name: with `--load-model=*` or without model control a folder of
+    scripts, or an empty .git, fails the start (measured on 24.10).
     """
     for model in repository.models:
         if not (model / CONFIG_NAME).exists():
@@ -30,7 +30,8 @@ def every_folder_is_a_model(repository: RepositoryOnDisk) -> Iterator[Finding]:
 def models_have_a_version(repository: RepositoryOnDisk) -> Iterator[Finding]:
     """Every model has a version directory.
 
-    A load without one fails, and keeps /v2/health/ready false until the process ends (core model_lifecycle.cc:444).
+    A load without one fails, and keeps /v2/health/ready false until the process ends (measured on 24.10; core
+    model_lifecycle.cc:444).
     """
     for model in repository.models:
         if (model / CONFIG_NAME).exists() and not version_dirs(model):
@@ -40,8 +41,8 @@ def models_have_a_version(repository: RepositoryOnDisk) -> Iterator[Finding]:
 def versions_are_plain_numbers(repository: RepositoryOnDisk) -> Iterator[Finding]:
     """No folder in a model looks like a version without being one.
 
-    Triton ignores folders that begin with 0 or are not numbers, without a word (model_repository.md): what is in 0 or
-    in 1.bak is never served, but every copy and every download of the repository takes it along.
+    Triton ignores 01 and 1.bak without a word, but every copy and download of the repository takes them along. It
+    serves 0, although its documentation says that it does not (both measured on 24.10); warmswap counts from 1.
     """
     for model in repository.models:
         for folder in sorted(path for path in model.iterdir() if path.is_dir()):
@@ -77,11 +78,11 @@ def graphs_fit_into_protobuf(repository: RepositoryOnDisk) -> Iterator[Finding]:
 
 
 def bytecode_is_not_in_versions(repository: RepositoryOnDisk) -> Iterator[Finding]:
-    """No version directory holds __pycache__.
+    """No version directory holds `__pycache__`.
 
     Triton compares modification times: bytecode that appears in a version directory makes the next load, of whatever
-    version, start this one again (measured on 24.10; NVIDIA's own tests set PYTHONDONTWRITEBYTECODE). Triton's Python
-    stub writes it at the first start, so a repository that was served has it.
+    version, start this one again. Triton's Python stub writes it at the first start, PYTHONDONTWRITEBYTECODE or not, so
+    a repository that was served has it (both measured on 24.10).
     """
     for model in repository.models:
         for version in version_dirs(model):
@@ -89,7 +90,7 @@ def bytecode_is_not_in_versions(repository: RepositoryOnDisk) -> Iterator[Findin
                 yield Finding(
                     cache,
                     "Python bytecode in a version directory",
-                    "remove it, and mount the repository read-only; never ship or commit it",
+                    "remove it, and serve from a read-only mount; never ship or commit it",
                     severity="warning",
                 )
 
