@@ -7,7 +7,7 @@ is shown to the user: the first line says what should be, the rest why, and how 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def lint(repository: RepositoryOnDisk, rules: Sequence[Rule]) -> list[Finding]:
     return [
         replace(finding, rule=rule.__name__, why=finding.why or explain(rule)[1])
         for rule in rules
-        for finding in rule(repository)
+        for finding in _findings(rule, repository)
     ]
 
 
@@ -125,6 +125,15 @@ def explain(rule: Rule) -> tuple[str, str]:
     """Return what a rule wants, and why."""
     summary, _, why = (inspect.getdoc(rule) or "").partition("\n\n")
     return summary, " ".join(why.split())
+
+
+def _findings(rule: Rule, repository: RepositoryOnDisk) -> Iterator[Finding]:
+    """Yield what a rule finds; what it cannot look at is a finding too, and its last."""
+    try:
+        yield from rule(repository)
+    except OSError as error:
+        path = Path(error.filename or repository.folder)
+        yield Finding(path, f"cannot be looked at: {error.strerror}", "correct its name or its permissions")
 
 
 def _config_paths(model: Path) -> list[Path]:

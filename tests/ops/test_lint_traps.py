@@ -529,6 +529,23 @@ def test_empty_configuration_lacks_what_a_model_needs(repository: Path) -> None:
     assert expected <= rules_that_speak(repository)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("x" * 300, "File name too long"),
+        (r"\000", "which is not there"),
+        ("../config.pbtxt/x", "which is not there"),
+        (".", "which is not there"),
+    ],
+)
+def test_odd_file_names_are_findings(repository: Path, name: str, what: str) -> None:
+    replace(CPU, "crop.raw", name)(repository)
+    (finding,) = find(repository)
+    assert (finding.rule, what in finding.what) == ("warmup_files_are_complete", True)
+    replace(CPU, "# The good one.", f'default_model_filename: "{name}"')(repository)
+    assert "versions_hold_their_model" in rules_that_speak(repository) or name == "."
+
+
 @pytest.mark.parametrize(("data", "reason"), [(b"[" * 100_000, "cannot be read"), (bytes(2 * MAX_TEXT_BYTES), "bytes")])
 def test_manifest_that_is_none_is_one_finding(repository: Path, data: bytes, reason: str) -> None:
     (repository / "face_embedder/1" / MANIFEST_NAME).write_bytes(data)

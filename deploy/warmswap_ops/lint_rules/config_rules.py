@@ -267,7 +267,7 @@ def _compare(config: ConfigOnDisk, field: str, specs: tuple[TensorSpec, ...]) ->
     here: list[Any] = list(getattr(config.message, field))
     names = [tensor.name for tensor in here]
     by_name = {spec.name: spec for spec in specs}
-    for name in by_name.keys() - set(names):
+    for name in sorted(by_name.keys() - set(names)):
         yield config.finding(f"no {field} {name!r}, which the contract has", fix, field)
     for index, tensor in enumerate(here):
         at, spec = (field, index), by_name.get(tensor.name)
