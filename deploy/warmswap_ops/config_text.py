@@ -16,7 +16,8 @@ from warmswap_ops.errors import RepositoryError
 
 CONFIG_NAME: Final = "config.pbtxt"
 
-_TOKEN: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*|[{}\[\]:,;]|[^\s{}\[\]:,;#"\']+')
+TOKEN: Final = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#[^\n]*|[{}<>\[\]:,;]|[^\s{}<>\[\]:,;#"\']+')
+"""A string, a comment, a bracket, a separator or a word; messages may stand in <> as well as in {}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,26 @@ def parse_parameters(config: str) -> dict[str, str]:
     return parameters
 
 
+def parse_default_filename(config: str) -> str:
+    """Return the ``default_model_filename`` of a configuration, empty where it has none."""
+    return next((block[0][1:-1] for block in _blocks(config, "default_model_filename")), "")
+
+
 def _blocks(config: str, field: str) -> Iterator[list[str]]:
     """Yield what stands in the braces or brackets behind each ``field`` of the outermost level."""
-    tokens = [token for token in _TOKEN.findall(config) if token[0] not in "#:,;"]
+    tokens = [token for token in TOKEN.findall(config) if token[0] not in "#:,;"]
     depth = 0
     for index, token in enumerate(tokens):
         if depth == 0 and token == field:
             yield _block(tokens[index + 1 :])
-        depth += (token in "{[") - (token in "}]")
+        depth += (token in "{<[") - (token in "}>]")
 
 
 def _entries(block: Sequence[str]) -> Iterator[list[str]]:
     """Yield the messages of a repeated field: one in braces, or any number in brackets."""
     index = 0
     while index < len(block):
-        entry = _block(block[index:]) if block[index] == "{" else []
+        entry = _block(block[index:]) if block[index] in "{<" else []
         if entry:
             yield entry
         index += len(entry) or 1
@@ -104,7 +110,7 @@ def _block(tokens: Sequence[str]) -> list[str]:
     depth = 0
     block: list[str] = []
     for token in tokens:
-        depth += (token in "{[") - (token in "}]")
+        depth += (token in "{<[") - (token in "}>]")
         block.append(token)
         if depth == 0:
             break
