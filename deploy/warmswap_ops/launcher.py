@@ -212,7 +212,7 @@ class Launcher:
         config_name = options.config_name or ("gpu" if has_gpu() else None)
         served = read_repository(repository, options.stages, options.pipelines, config_name)
         check_pipelines(repository, options.pipelines, config_name)
-        check_compiled(served, onnxruntime_version(install))
+        check_compiled(served, install)
         manifests = [version.manifest for version in served if version.manifest is not None]
         check_policy(policy, manifests)
         self._warn([*licence_warnings(manifests), *twin_warnings(manifests)])

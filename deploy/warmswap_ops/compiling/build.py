@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from warmswap_ensemble.manifest import MANIFEST_NAME, Manifest, ManifestError, verify_file
+from warmswap_ensemble.manifest import Manifest, ManifestError, verify_file
 from warmswap_ops.compiling.cache import Cache, Entry, default_folder, staging
 from warmswap_ops.compiling.files import copy, disk_errors, link_or_copy
 from warmswap_ops.compiling.locks import IsCancelled, Say, exclusive
@@ -95,6 +95,8 @@ def compile_repository(options: CompileOptions, environ: Mapping[str, str] = os.
     for name, folder in (("--out", out), ("--cache", cache_folder)):
         if folder.resolve().is_relative_to(repository) or repository.is_relative_to(folder.resolve()):
             raise UsageError(f"{name} {folder} and the repository {repository} must not lie in one another")
+    if cache_folder.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"--cache {cache_folder} must not lie in --out {out}, which is replaced as a whole")
     target = this_machine()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +265,6 @@ def _add(version_dir: Path, model: SourceModel, manifest: Manifest, entry: Entry
         "target": target.as_json(),
         **entry.facts,
     }
-    (version_dir / MANIFEST_NAME).unlink()
     replace(manifest, compiled=compiled).write(version_dir)
     return known
 

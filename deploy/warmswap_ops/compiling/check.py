@@ -7,17 +7,19 @@ from typing import Final
 
 from warmswap_ops.compiling.target import Target, read_target, this_machine
 from warmswap_ops.errors import CompileError
+from warmswap_ops.preflight import onnxruntime_version
 from warmswap_ops.repository import ServedVersion
+from warmswap_ops.triton_install import TritonInstall
 
 REMEDY: Final = "run warmswap compile --repository EXPORTED --out DIR on this machine, or serve the exported repository"
 
 
-def check_compiled(served: Sequence[ServedVersion], onnxruntime: str) -> None:
+def check_compiled(served: Sequence[ServedVersion], install: TritonInstall) -> None:
     """Refuse compiled graphs of another machine.
 
     Args:
         served: What will be served.
-        onnxruntime: Version of the ONNX Runtime that will serve.
+        install: The Triton that will serve it.
 
     Raises:
         CompileError: names the version, what differs, and what to do.
@@ -30,7 +32,7 @@ def check_compiled(served: Sequence[ServedVersion], onnxruntime: str) -> None:
         compiled = version.manifest.compiled if version.manifest else None
         if compiled is None:
             raise CompileError(f"{name} is not compiled, but its config.pbtxt serves {version.graph}: {REMEDY}")
-        here = here or this_machine(onnxruntime)
+        here = here or this_machine(onnxruntime_version(install))
         differences = read_target(compiled.get("target") or {}).differences(here)
         if differences:
             raise CompileError(f"{name} was compiled for another machine ({'; '.join(differences)}): {REMEDY}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,7 +82,7 @@ def this_machine(onnxruntime: str | None = None) -> Target:
     version = onnxruntime or package_version(*ONNXRUNTIME_PACKAGES)
     if version is None:
         raise MachineError(f"onnxruntime is not installed: {INSTALL_HINT}")
-    return Target(platform.machine(), cpu_features(CPU_INFO), version)
+    return Target(os.uname().machine, cpu_features(CPU_INFO), version)
 
 
 def cpu_features(cpu_info: Path) -> tuple[str, ...]:

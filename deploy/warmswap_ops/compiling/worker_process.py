@@ -30,24 +30,27 @@ def run_worker(job: Mapping[str, Any], is_cancelled: IsCancelled) -> dict[str, A
     Raises:
         CompileError: it failed, was killed, took longer than ``TIMEOUT_S``, or was cancelled.
     """
-    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline_s = time.monotonic() + TIMEOUT_S
-    given: bytes | None = json.dumps(job).encode()
-    try:
-        while True:
-            try:
-                answer, complaints = process.communicate(given, timeout=POLL_INTERVAL_S)
-                break
-            except subprocess.TimeoutExpired:
-                given = None
-            if is_cancelled():
-                raise CompileError("stopped while compiling")
-            if time.monotonic() > deadline_s:
-                raise CompileError(f"the compiler is not done after {TIMEOUT_S:g} s")
-    finally:
-        process.kill()
-        process.wait()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            answer, complaints = _communicate(process, json.dumps(job).encode(), is_cancelled)
+        finally:
+            process.kill()
     return _read(process.returncode, answer, complaints)
+
+
+def _communicate(process: subprocess.Popen[bytes], job: bytes, is_cancelled: IsCancelled) -> tuple[bytes, bytes]:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    given: bytes | None = job
+    while True:
+        try:
+            return process.communicate(given, timeout=POLL_INTERVAL_S)
+        except subprocess.TimeoutExpired:
+            given = None  # what is left of it is remembered
+        if is_cancelled():
+            raise CompileError("stopped while compiling")
+        if time.monotonic() > deadline_s:
+            raise CompileError(f"the compiler is not done after {TIMEOUT_S:g} s")
 
 
 def _read(returncode: int, answer: bytes, complaints: bytes) -> dict[str, Any]:
