@@ -449,3 +449,16 @@ def test_signal_while_serve_compiles_leaves_nothing(tmp_path: Path) -> None:
         assert serve.wait() == 0
     assert leftovers(tmp_path) == []
     assert not (tmp_path / "out").exists()
+
+
+def test_files_are_copied_where_links_cannot_be_made(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    compile_here(source)
+    copied = source.parent / "out" / STAGE / "1/model.onnx"
+    assert not copied.samefile(source / STAGE / "1/model.onnx")
+    assert compile_here(source).up_to_date
+    shutil.rmtree(source.parent / "out")
+    assert compile_here(source).cache == "hit"
