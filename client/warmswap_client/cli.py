@@ -41,6 +41,7 @@ EXTRAS: Final = {
     "wait": "client",
     "serve": "server",
     "lint": "server",
+    "compile": "server",
     "export": "export",
     "verify": "export",
     "bench": "loadtests",

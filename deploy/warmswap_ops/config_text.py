@@ -80,6 +80,11 @@ def parse_parameters(config: str) -> dict[str, str]:
     return parameters
 
 
+def parse_default_filename(config: str) -> str:
+    """Return the ``default_model_filename`` of a configuration, empty where it has none."""
+    return next((block[0][1:-1] for block in _blocks(config, "default_model_filename")), "")
+
+
 def _blocks(config: str, field: str) -> Iterator[list[str]]:
     """Yield what stands in the braces or brackets behind each ``field`` of the outermost level."""
     tokens = [token for token in TOKEN.findall(config) if token[0] not in "#:,;"]

@@ -11,7 +11,8 @@
     │   ├── ControlTimeoutError      no answer in time
     │   ├── UnknownModelError        no such model in the repository
     │   └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
-    └── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
+    ├── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
+    └── CompileError         10   a graph could not be compiled, or was compiled for another machine: compile here
 
 Exit code 1 is for faults of this program, 2 for wrong usage, 9 for ``warmswap lint`` that finds errors.
 """
@@ -104,3 +105,9 @@ class LicenceError(OpsError):
     """A version would be served whose licence does not allow what the policy demands."""
 
     exit_code = 8
+
+
+class CompileError(OpsError):
+    """A graph could not be compiled, or what was compiled is not for this machine."""
+
+    exit_code = 10

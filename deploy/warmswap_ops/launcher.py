@@ -22,6 +22,8 @@ from typing import Any, Final, Self
 
 from warmswap_ensemble.contract import MODELS, PIPELINES, STAGES
 from warmswap_ops.backend_folder import BackendFolder, provide_backend_folder
+from warmswap_ops.compiling.check import check_compiled
+from warmswap_ops.compiling.stamp import trust_stamp
 from warmswap_ops.errors import ModelLoadError, OpsError, ServerError
 from warmswap_ops.licences import check_policy, find_policy, licence_facts, licence_warnings, twin_warnings, uncleared
 from warmswap_ops.matching import check_pipelines
@@ -55,6 +57,9 @@ class LaunchOptions:
         config_name: ``configs/<name>.pbtxt`` of each model wins; ``None`` = ``gpu`` where there is a GPU.
         verbose: Pass on everything that the server writes.
         policy: Whose licences may be served, see ``licences``; ``None`` = what the environment says, else any.
+        compile_to: Compile the repository into this folder, unless that is up to date, and serve the folder.
+        compile_cache: Folder of compiled graphs; ``None`` = see ``compiling.cache``.
+        verify_fully: Hash every file, also those that a compiled repository's stamp vouches for.
         stages: Models to load first.
         pipelines: Models to load when all stages are ready.
     """
@@ -68,6 +73,9 @@ class LaunchOptions:
     config_name: str | None = None
     verbose: bool = False
     policy: str | None = None
+    compile_to: Path | None = None
+    compile_cache: Path | None = None
+    verify_fully: bool = False
     stages: tuple[str, ...] = tuple(spec.name for spec in STAGES)
     pipelines: tuple[str, ...] = tuple(spec.name for spec in PIPELINES)
 
@@ -199,9 +207,12 @@ class Launcher:
         env = server_environment(install, os.environ)
         check_machine(install, env)
         repository = find_repository(options.repository, os.environ)
+        if options.compile_to:
+            repository = self._compile(repository, options.compile_to, options.compile_cache)
         config_name = options.config_name or ("gpu" if has_gpu() else None)
         served = read_repository(repository, options.stages, options.pipelines, config_name)
         check_pipelines(repository, options.pipelines, config_name)
+        check_compiled(served, install)
         manifests = [version.manifest for version in served if version.manifest is not None]
         check_policy(policy, manifests)
         self._warn([*licence_warnings(manifests), *twin_warnings(manifests)])
@@ -227,7 +238,8 @@ class Launcher:
             load_threads=max(4, len(options.stages) + len(options.pipelines)),
         )
         with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-            verified = pool.submit(verify, served)
+            known = () if options.verify_fully else (trust_stamp(repository),)
+            verified = pool.submit(verify, served, *known)
             self._open_server(command, ports, env)
         verified.result()
         self._end_phase("server", pid=self.pid, grpc=self.ports.grpc, http=self.ports.http)
@@ -256,6 +268,15 @@ class Launcher:
             twins=twins,
             ms_total=self._stopwatch.total_ms(),
         )
+
+    def _compile(self, repository: Path, out: Path, cache: Path | None) -> Path:
+        from warmswap_ops.compiling.build import CompileOptions, compile_repository
+
+        say = self._log_line or (lambda line: None)
+        options = CompileOptions(repository, out, cache, say=say, is_cancelled=lambda: self._closed)
+        compiled = compile_repository(options)
+        self._end_phase("compiled", **compiled.as_json())
+        return compiled.out
 
     def _raise_self_test_failure(self, crash: ServerError) -> None:
         failure = self._log.self_test_failure()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,26 +12,38 @@ from warmswap_ensemble.manifest import (
     MANIFEST_NAME,
     Manifest,
     ManifestError,
+    check_compiled_source,
     read_manifest,
-    verify_files,
+    verify_file,
     version_dirs,
 )
-from warmswap_ops.config_text import config_path, parse_version_policy, read_config
+from warmswap_ops.config_text import config_path, parse_default_filename, parse_version_policy, read_config
 from warmswap_ops.errors import RepositoryError
 
 REPOSITORY_VARIABLE: Final = "WARMSWAP_REPOSITORY"
 FOLDER_NAME: Final = "model_repository"
+COMPILED_SUFFIX: Final = ".compiled.onnx"
+"""End of the name of every compiled graph. Only a ``config.pbtxt`` that ``warmswap compile`` wrote names one."""
 _CHECKOUT_REPOSITORY: Final = Path(__file__).resolve().parents[2] / FOLDER_NAME
 
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """One version that will be served; ``manifest`` is ``None`` for a pipeline that brings none."""
+    """One version that will be served; ``manifest`` is ``None`` for a pipeline that brings none.
+
+    ``graph`` is the file that the configuration names, empty where that is left to Triton.
+    """
 
     model: str
     version: int
     folder: Path
     manifest: Manifest | None
+    graph: str = ""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a compiled graph is served."""
+        return self.graph.endswith(COMPILED_SUFFIX)
 
 
 def find_repository(given: Path | None, environ: Mapping[str, str]) -> Path:
@@ -70,32 +82,46 @@ def read_repository(
         raise RepositoryError(f"{repository} lacks {', '.join(missing)}")
     served: list[ServedVersion] = []
     for name in (*stages, *pipelines):
-        policy = parse_version_policy(read_config(config_path(repository / name, config_name)))
+        config = read_config(config_path(repository / name, config_name))
+        policy, graph = parse_version_policy(config), parse_default_filename(config)
         folders = {int(path.name): path for path in version_dirs(repository / name)}
         chosen = policy.choose(list(folders))
         if not chosen:
             raise RepositoryError(f"{repository / name} has no version that its version_policy serves")
         for version in chosen:
             manifest = _read_manifest(name, version, folders[version], required=name in stages)
-            served.append(ServedVersion(name, version, folders[version], manifest))
+            served.append(ServedVersion(name, version, folders[version], manifest, graph))
     return served
 
 
-def verify(served: Sequence[ServedVersion]) -> None:
-    """Compare the files of all versions with their manifests, several at a time.
+def verify(served: Sequence[ServedVersion], is_known: Callable[[Path, str], bool] = lambda path, sha256: False) -> None:
+    """Compare the files that will be served with the manifests, several at a time.
+
+    Args:
+        served: Versions; of a compiled one the compiled files are looked at, else the exported ones.
+        is_known: Whether a file is known to have this sha256 without being read.
 
     Raises:
         RepositoryError: a file is missing or differs.
     """
-    with_manifest = [(version.model, version.folder, version.manifest) for version in served if version.manifest]
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="sha256") as pool:
-        futures = [(model, pool.submit(verify_files, folder, manifest)) for model, folder, manifest in with_manifest]
+        futures = [(version.model, pool.submit(_verify, version, is_known)) for version in served]
     for model, future in futures:
         error = future.exception()
         if isinstance(error, ManifestError):
             raise RepositoryError(f"model {model}: {error}") from error
         if error is not None:
             raise error
+
+
+def _verify(version: ServedVersion, is_known: Callable[[Path, str], bool]) -> None:
+    if version.manifest is None:
+        return
+    files = version.manifest.compiled_files if version.is_compiled else version.manifest.files
+    for name, sha256 in sorted(files.items()):
+        if not is_known(version.folder / name, sha256):
+            verify_file(version.folder / name, sha256)
+    check_compiled_source(version.folder, version.manifest)
 
 
 def read_own_manifest(model: str, version: int, folder: Path) -> Manifest:

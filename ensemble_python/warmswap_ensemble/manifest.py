@@ -50,6 +50,8 @@ class Manifest:
         twin_seed: The weights are random numbers of this seed: a stand-in with the size and the cost of the real
             model, whose pictures mean nothing. ``None`` for a real model.
         precision: Of the weights, for example ``fp32`` or ``fp16``.
+        compiled: What ``warmswap compile`` made of the version, ``None`` as exported. ``files`` holds the sha256 of
+            the files that it added, ``source`` those of the files that it read; the rest is its own.
     """
 
     model: str
@@ -67,6 +69,7 @@ class Manifest:
     licence_note: str = ""
     twin_seed: int | None = None
     precision: str = "fp32"
+    compiled: dict[str, Any] | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -76,14 +79,21 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Digest over all files of the version: changes when any of them does."""
+        """Digest over the exported files: changes when any of them does, and not when the version is compiled."""
         lines = "".join(f"{name}:{digest}\n" for name, digest in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def compiled_files(self) -> dict[str, str]:
+        """File name to sha256 of the files that ``warmswap compile`` added."""
+        return dict(self.compiled["files"]) if self.compiled else {}
 
     def write(self, version_dir: Path) -> Path:
         """Write ``manifest.json`` into ``version_dir`` and return its path."""
         path = version_dir / MANIFEST_NAME
         values = asdict(self) | {"commercial_use": commercial_use_as_json(self.commercial_use)}
+        if self.compiled is None:
+            del values["compiled"]
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return path
 
@@ -122,20 +132,41 @@ def read_manifest(version_dir: Path) -> Manifest:
 
 
 def verify_files(version_dir: Path, manifest: Manifest) -> None:
-    """Compare the files of a version with the sha256 in its manifest.
+    """Compare the files of a version, exported and compiled, with the sha256 in its manifest.
 
     Raises:
-        ManifestError: a file is missing or differs.
+        ManifestError: a file is missing or differs, or what was compiled are not the files that are there.
     """
-    for name, expected in sorted(manifest.files.items()):
-        path = version_dir / name
-        try:
-            with path.open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ManifestError(path, f"named in {MANIFEST_NAME} but cannot be read: {error.strerror}") from error
-        if actual != expected:
-            raise ManifestError(path, f"sha256 is {actual}, {MANIFEST_NAME} says {expected}: corrupt or replaced file")
+    for name, expected in sorted((manifest.files | manifest.compiled_files).items()):
+        verify_file(version_dir / name, expected)
+    check_compiled_source(version_dir, manifest)
+
+
+def verify_file(path: Path, expected: str) -> None:
+    """Compare a file with its sha256.
+
+    Raises:
+        ManifestError: it is missing or differs.
+    """
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ManifestError(path, f"named in {MANIFEST_NAME} but cannot be read: {error.strerror}") from error
+    if actual != expected:
+        raise ManifestError(path, f"sha256 is {actual}, {MANIFEST_NAME} says {expected}: corrupt or replaced file")
+
+
+def check_compiled_source(version_dir: Path, manifest: Manifest) -> None:
+    """Refuse a version whose exported files were exchanged after it was compiled.
+
+    Raises:
+        ManifestError: says so.
+    """
+    if manifest.compiled and manifest.compiled["source"] != manifest.files:
+        raise ManifestError(
+            version_dir / MANIFEST_NAME, "was compiled from other files than it names: run warmswap compile again"
+        )
 
 
 def version_dirs(model_dir: Path) -> list[Path]:
@@ -173,6 +204,10 @@ def _is_origin(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_object_of(_is_text), value))
 
 
+def _is_compiled(value: Any) -> bool:
+    return _is_object(value) and all(_is_object_of(_is_text)(value.get(name)) for name in ("files", "source"))
+
+
 _TEXT: Final = ("a text", _is_text)
 
 _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
@@ -194,5 +229,6 @@ _FIELDS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "licence_note": _TEXT,
     "twin_seed": ("a whole number or null", lambda value: value is None or _is_whole(value)),
     "precision": _TEXT,
+    "compiled": ('an object with "files" and "source", or null', lambda value: value is None or _is_compiled(value)),
 }
 """Field to what it must hold: in words, and as a test."""

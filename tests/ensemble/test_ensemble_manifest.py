@@ -101,6 +101,8 @@ WRONG_VALUES = [
     ("twin_seed", "7", "a whole number or null"),
     ("twin_seed", False, "a whole number or null"),
     ("precision", 16, "a text"),
+    ("compiled", True, 'an object with "files" and "source", or null'),
+    ("compiled", {"files": {"model.compiled.onnx": "0"}}, 'an object with "files" and "source", or null'),
 ]
 
 

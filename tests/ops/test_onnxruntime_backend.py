@@ -36,7 +36,7 @@ def model_class() -> Iterator[Any]:
     """Import the backend as the stub does: the classes of pb_utils come after the import."""
     pb_utils.install()
     forget()
-    backend = importlib.import_module("warmswap_ops.onnxruntime_backend")
+    backend = importlib.import_module("warmswap_ops.onnxruntime_backend.model")
     pb_utils.install_classes()
     yield backend.TritonPythonModel
     forget()

@@ -47,6 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: $WARMSWAP_POLICY, or any)",
     )
     parser.add_argument(
+        "--compile",
+        type=Path,
+        metavar="DIR",
+        help="compile the repository for this machine into DIR, unless that is up to date, and serve DIR",
+    )
+    parser.add_argument(
+        "--compile-cache",
+        type=Path,
+        metavar="DIR",
+        help="compiled graphs by key (default: $WARMSWAP_COMPILE_CACHE, or ~/.cache/warmswap/compiled)",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("changed", "full"),
+        default="changed",
+        help="sha256 of the files to serve: changed = of a compiled repository only those that were touched since "
+        "they were compiled; full = all (default: %(default)s)",
+    )
+    parser.add_argument(
         "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
     )
 
@@ -74,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
             config_name=args.config_name,
             verbose=args.verbose,
             policy=args.policy,
+            compile_to=args.compile,
+            compile_cache=args.compile_cache,
+            verify_fully=args.verify == "full",
         )
         return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
 

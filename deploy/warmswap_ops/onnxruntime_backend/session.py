@@ -45,7 +45,7 @@ class Session:
         providers = choose_providers(config, kind, device_id, settings.cuda_options, ort.get_available_providers())
         path = find_model_file(version_dir, settings.filename)
         try:
-            self._session = ort.InferenceSession(str(path), _session_options(settings), providers=providers)
+            self._session = ort.InferenceSession(str(path), session_options(settings), providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise ConfigError(f"onnxruntime cannot load {path.name}: {error}") from error
         self._refuse_fallback([name for name, _ in providers])
@@ -92,7 +92,12 @@ def find_model_file(version_dir: Path, filename: str) -> Path:
     return path
 
 
-def _session_options(settings: SessionSettings) -> Any:
+def session_options(settings: SessionSettings) -> Any:
+    """Return ``onnxruntime.SessionOptions``.
+
+    Raises:
+        ConfigError: a library of custom operators cannot be loaded.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = LOG_SEVERITY_ERROR
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, settings.graph_level)

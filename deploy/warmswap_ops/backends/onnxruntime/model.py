@@ -1,5 +1,5 @@
 """Triton finds a Python-based backend in a file of this name; the logic is ``warmswap_ops.onnxruntime_backend``."""
 
-from warmswap_ops.onnxruntime_backend import TritonPythonModel
+from warmswap_ops.onnxruntime_backend.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
