@@ -45,4 +45,9 @@ def requests(payload: Payload, *, fresh_sources: bool) -> Iterator[Payload]:
         while True:
             yield payload
     for number in count():
-        yield Payload(payload.source + number.to_bytes(8, "big"), payload.target)
+        yield fresh_source(payload, number)
+
+
+def fresh_source(payload: Payload, number: int) -> Payload:
+    """Return the same pictures with a source that no cache knows."""
+    return Payload(payload.source + number.to_bytes(8, "big"), payload.target)
