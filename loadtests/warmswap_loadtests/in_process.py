@@ -19,7 +19,7 @@ import onnxruntime
 
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_ensemble.image import ImageLimits
-from warmswap_ensemble.options import SwapOptions
+from warmswap_ensemble.options import FaceSelector, SwapOptions
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
@@ -105,9 +105,10 @@ class InProcessLoop:
         elapsed_s = time.perf_counter() - begin
         return Latencies(values, elapsed_s), {step: float(np.mean(ms)) for step, ms in steps.items()}
 
-    def swap(self, request: Payload) -> SwapResult:
+    def swap(self, request: Payload, face_selector: str = "all") -> SwapResult:
         """Swap once; may be called by several threads."""
-        return self._pipeline.swap(request.source, request.target, None, SwapOptions())
+        options = SwapOptions(face_selector=FaceSelector(face_selector))
+        return self._pipeline.swap(request.source, request.target, None, options)
 
     def _call(self, stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
         values = self._sessions[stage.model].run(list(output_names), dict(inputs))

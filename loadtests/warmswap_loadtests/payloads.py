@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_loadtests.errors import BenchError
+
+ONE_FACE: Final = "largest"
+"""The ``face_selector`` where one face is to be swapped: random detectors of twins see more in the picture."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def _latency_ms(request: Mapping[str, Any]) -> float:
 
 
 def _steady_after_s(requests: Sequence[Mapping[str, Any]], steady_ms: float, seconds: float) -> float | None:
-    """Return when the first stretch of ``STEADY_WINDOW_S`` begins in which all arrivals were answered in steady time."""
+    """Return when the first ``STEADY_WINDOW_S`` begin in which all arrivals were answered in steady time."""
     good = [request["outcome"] == CORRECT and _latency_ms(request) <= STEADY_FACTOR * steady_ms for request in requests]
     for index, request in enumerate(requests):
         end_s = request["due_s"] + STEADY_WINDOW_S

@@ -60,7 +60,7 @@ def _introduction(results: Mapping[str, Any]) -> Iterator[str]:
     settings = results["settings"]
     yield (
         f"<p>Each contender is started in a fresh process, {settings['runs']} times, in turns with the others. From "
-        f"exec on {settings['rate_per_s']:g} requests arrive a second, equally far apart, for {settings['seconds']:g} s, "
+        f"exec on {settings['rate_per_s']:g} requests/s arrive for {settings['seconds']:g} s, equally far apart, "
         "whatever becomes of those before them. They are sent while the contender's own readiness probe, asked every "
         f"{settings['probe_period_s'] * 1e3:g} ms, says yes, as a Kubernetes Service does; others count as not routed. "
         f"A client waits {settings['timeout_s']:g} s. {SHARED_CORES}</p><dl>"
@@ -106,7 +106,7 @@ def _definitions() -> Iterator[str]:
         "<h2>What the figures mean</h2><ul>"
         "<li>Latency counts from the time at which a request was due, not from when it left. Max and p99 are over all "
         "routed requests of the window but failed ones; one that timed out counts with its time-out.</li>"
-        f"<li>Correct: the answer is a picture and agrees with a reference answer within {MAX_DIFFERENCE_LEVELS:g} of 255 "
+        f"<li>Correct: the answer is a picture and agrees with a reference within {MAX_DIFFERENCE_LEVELS:g} of 255 "
         "grey levels on average over the swapped pixels.</li>"
         "<li>Steady median: of a closed loop of one client after the window. Steady state: from the first arrival on "
         f"with which {STEADY_WINDOW_S:g} s begin in which all are answered within {STEADY_FACTOR:g} times that.</li>"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from warmswap_loadtests.in_process import InProcessLoop, Tuning
-from warmswap_loadtests.payloads import Payload, golden_payload
+from warmswap_loadtests.payloads import ONE_FACE, Payload, golden_payload
 
 REPOSITORY_VARIABLE: Final = "WARMSWAP_BENCH_REPOSITORY"
 
@@ -27,7 +27,7 @@ class BaselineModel:
 
     def swap(self, source: bytes, target: bytes) -> bytes:
         """Return the encoded picture; may be called by several threads."""
-        return self._loop.swap(Payload(source, target)).image
+        return self._loop.swap(Payload(source, target), ONE_FACE).image
 
     def warm_up(self) -> None:
         """Swap once, with the pictures that warm up ``face_swap`` too."""

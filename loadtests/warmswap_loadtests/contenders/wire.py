@@ -11,7 +11,7 @@ import aiohttp
 
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_loadtests.open_loop import RequestFailedError
-from warmswap_loadtests.payloads import Payload
+from warmswap_loadtests.payloads import ONE_FACE, Payload
 
 KEEPALIVE_S: Final = 2.0
 """Shorter than the servers' own (uvicorn: 5 s), or a request could meet a connection that is just being closed."""
@@ -37,7 +37,10 @@ class Wire(Protocol):
 
 
 class FormWire:
-    """``POST /swap`` with a multipart form of two files; the answer's body is the picture."""
+    """``POST /swap`` with a multipart form of two files; the answer's body is the picture.
+
+    Nobody asks these servers for anything but ``ONE_FACE``, so it is not sent.
+    """
 
     path = "/swap"
 
@@ -70,7 +73,7 @@ class TritonWire:
             for name, tensor in zip(("source_image", "target_image"), tensors, strict=True)
         ]
         outputs = [{"name": "image", "parameters": {"binary_data": True}}]
-        head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+        head = json.dumps({"parameters": {"face_selector": ONE_FACE}, "inputs": inputs, "outputs": outputs}).encode()
         return b"".join([head, *tensors]), {_HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
 
     def decode(self, headers: Mapping[str, str], body: bytes) -> bytes:
