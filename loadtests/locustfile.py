@@ -170,7 +170,7 @@ def _report(environment: Any, **_: Any) -> None:
 
 
 def _leave(exit_code: int, **_: Any) -> None:
-    """End a worker at once: tritonclient closes a channel in the interpreter's own end, and there it can hang for ever."""
+    """End a worker at once: a channel that tritonclient closes while Python ends can hang for ever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -50,9 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paste.add_argument("--out", type=Path, metavar="DIR", help="write the pictures of both sides here")
     cold = benchmarks.add_parser("cold", help="fresh replicas under load from exec on: naive, preloading, Triton, ours")
     _add_cold_arguments(cold)
-    for benchmark in (cold, overhead, start, composite, batching, detect, paste):
+    soak = benchmarks.add_parser("soak", help="a warm server at half load: spread of latencies, slope of memory")
+    soak.add_argument("--minutes", type=_positive, default=5.0, help="of load (default: %(default)s)")
+    soak.add_argument("--rate", type=_positive, help="arrivals a second (default: half of what the server can do)")
+    soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
+    for benchmark in (cold, soak, overhead, start, composite, batching, detect, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (overhead, start, batching, detect):
+    for benchmark in (soak, overhead, start, batching, detect):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -106,6 +110,12 @@ def _cold(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]
     return results, cold_lines
 
 
+def _soak(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.soak import SoakOptions, measure_soak, soak_lines
+
+    return measure_soak(SoakOptions(args.repository, args.minutes, args.rate, args.contender), progress), soak_lines
+
+
 def _overhead(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
     from warmswap_loadtests.overhead import OverheadOptions, measure_overhead, overhead_lines
 
@@ -148,6 +158,7 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
 
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
     "cold": _cold,
+    "soak": _soak,
     "overhead": _overhead,
     "start": _start,
     "composite": _composite,

@@ -93,7 +93,8 @@ class Warmswap:
         if not self._compiled:
             return {}
         self._repository = work.resolve() / "compiled"
-        command = [*_WARMSWAP, "compile", "--repository", str(repository.resolve()), "--out", str(self._repository)]
+        folders = ["--repository", str(repository.resolve()), "--out", str(self._repository)]
+        command = [*_WARMSWAP, "compile", *folders, "--cache", str(work.resolve() / "cache")]  # of its own: empty
         begin_s = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
         if done.returncode != 0:
