@@ -19,12 +19,12 @@ import onnxruntime
 
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_ensemble.image import ImageLimits
-from warmswap_ensemble.options import SwapOptions
+from warmswap_ensemble.options import FaceSelector, SwapOptions
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.stage_versions import resolve_stages
-from warmswap_ensemble.types import Stage
+from warmswap_ensemble.types import Stage, SwapResult
 from warmswap_loadtests.payloads import Payload
 from warmswap_loadtests.stats import Latencies
 
@@ -68,8 +68,14 @@ class Inline(Executor):
 class InProcessLoop:
     """The pipeline over sessions in this process."""
 
-    def __init__(self, repository: Path, tuning: Tuning) -> None:
-        """Create a session per stage."""
+    def __init__(self, repository: Path, tuning: Tuning, executor: Executor | None = None) -> None:
+        """Create a session per stage.
+
+        Args:
+            repository: Model repository.
+            tuning: Thread settings; those of OpenCV hold for the process, from here on or from the last ``run``.
+            executor: Runs the parts of a swap that may run side by side; ``None`` = one after the other.
+        """
         self.tuning = tuning
         stages = resolve_stages(FACE_SWAP.name, repository, {})
         options = onnxruntime.SessionOptions()
@@ -81,7 +87,8 @@ class InProcessLoop:
             )
             for name, stage in stages.items()
         }
-        self._pipeline = Pipeline(StageCalls(stages, self._call), ImageLimits(), SourceCache(64), Inline())
+        self._pipeline = Pipeline(StageCalls(stages, self._call), ImageLimits(), SourceCache(64), executor or Inline())
+        cv2.setNumThreads(tuning.opencv_threads)
 
     def run(self, requests: Iterable[Payload]) -> tuple[Latencies, dict[str, float]]:
         """Swap one after the other; return the latencies and the mean time per step in milliseconds."""
@@ -91,12 +98,17 @@ class InProcessLoop:
         begin = time.perf_counter()
         for request in requests:
             start = time.perf_counter()
-            result = self._pipeline.swap(request.source, request.target, None, SwapOptions())
+            result = self.swap(request)
             values.append((time.perf_counter() - start) * 1e3)
             for step, ms in result.timings_ms.items():
                 steps.setdefault(step, []).append(ms)
         elapsed_s = time.perf_counter() - begin
         return Latencies(values, elapsed_s), {step: float(np.mean(ms)) for step, ms in steps.items()}
+
+    def swap(self, request: Payload, face_selector: str = "all") -> SwapResult:
+        """Swap once; may be called by several threads."""
+        options = SwapOptions(face_selector=FaceSelector(face_selector))
+        return self._pipeline.swap(request.source, request.target, None, options)
 
     def _call(self, stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
         values = self._sessions[stage.model].run(list(output_names), dict(inputs))

@@ -29,13 +29,14 @@ class GraphTensor:
     shape: Sequence[int | str | None]
 
 
-def link_model(source: Path, folder: Path, version_policy: str) -> None:
+def link_model(source: Path, folder: Path, version_policy: str | None = None, *, warmup: bool = True) -> None:
     """Link one model into another repository.
 
     Args:
         source: The model in its repository.
         folder: The repository to link it into.
-        version_policy: What stands in the braces of ``version_policy``.
+        version_policy: What stands in the braces of ``version_policy``; ``None`` = as it is.
+        warmup: Whether it keeps its ``model_warmup``.
 
     Raises:
         BenchError: the model cannot be read.
@@ -49,7 +50,11 @@ def link_model(source: Path, folder: Path, version_policy: str) -> None:
                 (target / entry.name).symlink_to(entry.resolve())
     except OSError as error:
         raise BenchError(f"{source} is no model of a repository: {error}") from error
-    (target / CONFIG_NAME).write_text(with_version_policy(config, version_policy), encoding="utf-8")
+    if version_policy is not None:
+        config = with_version_policy(config, version_policy)
+    if not warmup:
+        config = without_field(config, "model_warmup")
+    (target / CONFIG_NAME).write_text(config, encoding="utf-8")
 
 
 def only_version(version: int) -> str:
@@ -59,15 +64,21 @@ def only_version(version: int) -> str:
 
 def with_version_policy(config: str, version_policy: str) -> str:
     """Return a configuration with another version policy; the rest stays as it was."""
-    visible = _SKIPPED.sub(lambda match: " " * len(match[0]), config)  # braces in strings and comments do not count
-    start = re.search(r"(?m)^\s*version_policy\s*:?\s*\{", visible)
-    if start:
+    return f"{without_field(config, 'version_policy').rstrip()}\nversion_policy: {{ {version_policy} }}\n"
+
+
+def without_field(config: str, field: str) -> str:
+    """Return a configuration without a field whose value is in braces or brackets; the rest stays as it was."""
+    while True:
+        visible = _SKIPPED.sub(lambda match: " " * len(match[0]), config)  # those in strings and comments do not count
+        start = re.search(rf"(?m)^\s*{field}\s*:?\s*[{{\[]", visible)
+        if start is None:
+            return config
         depth, end = 1, start.end()
         while depth and end < len(visible):
-            depth += (visible[end] == "{") - (visible[end] == "}")
+            depth += (visible[end] in "{[") - (visible[end] in "}]")
             end += 1
         config = config[: start.start()] + config[end:]
-    return f"{config.rstrip()}\nversion_policy: {{ {version_policy} }}\n"
 
 
 def plain_config(

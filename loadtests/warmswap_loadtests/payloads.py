@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 from warmswap_ensemble.contract import FACE_SWAP
 from warmswap_loadtests.errors import BenchError
+
+ONE_FACE: Final = "largest"
+"""The ``face_selector`` where one face is to be swapped: random detectors of twins see more in the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +49,9 @@ def requests(payload: Payload, *, fresh_sources: bool) -> Iterator[Payload]:
         while True:
             yield payload
     for number in count():
-        yield Payload(payload.source + number.to_bytes(8, "big"), payload.target)
+        yield fresh_source(payload, number)
+
+
+def fresh_source(payload: Payload, number: int) -> Payload:
+    """Return the same pictures with a source that no cache knows."""
+    return Payload(payload.source + number.to_bytes(8, "big"), payload.target)

@@ -11,6 +11,11 @@ def peak_rss_mb(pids: Iterable[int]) -> float:
     return sum(_status_kb(pid, "VmHWM:") for pid in pids) / 1024
 
 
+def rss_mb(pids: Iterable[int]) -> float:
+    """Return the sum of the resident sizes now; pages that are shared count in each."""
+    return sum(_status_kb(pid, "VmRSS:") for pid in pids) / 1024
+
+
 def pss_mb(pids: Iterable[int]) -> float:
     """Return the sum of what the processes hold now, shared pages divided among those that share them."""
     return sum(_field_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in pids) / 1024

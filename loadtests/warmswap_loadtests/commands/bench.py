@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = "measure: overhead, start, composite, batching, detect, paste; each against what it is compared with"
+HELP: Final = (
+    "measure: cold, soak, overhead, start, composite, batching, detect, paste; against what it is compared with"
+)
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
@@ -46,12 +48,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paste.add_argument("--examples", type=Path, default=Path("examples"), help="demo pictures (default: %(default)s)")
     paste.add_argument("--opencv-threads", type=_count, help="for both sides (default: one per core)")
     paste.add_argument("--out", type=Path, metavar="DIR", help="write the pictures of both sides here")
-    for benchmark in (overhead, start, composite, batching, detect, paste):
+    cold = benchmarks.add_parser("cold", help="fresh replicas under load from exec on: naive, preloading, Triton, ours")
+    _add_cold_arguments(cold)
+    soak = benchmarks.add_parser("soak", help="a warm server at half load: spread of latencies, slope of memory")
+    soak.add_argument("--minutes", type=_positive, default=5.0, help="of load (default: %(default)s)")
+    soak.add_argument("--rate", type=_positive, help="arrivals a second (default: half of what the server can do)")
+    soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
+    for benchmark in (cold, soak, overhead, start, composite, batching, detect, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (overhead, start, batching, detect):
+    for benchmark in (soak, overhead, start, batching, detect):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
+
+
+def _add_cold_arguments(cold: argparse.ArgumentParser) -> None:
+    cold.add_argument("--pack", choices=("open", "twin"), default="open", help="what is served (default: %(default)s)")
+    cold.add_argument("--repository", type=Path, help="model repository (default: that of the pack)")
+    cold.add_argument("--runs", type=_count, default=3, help="starts of each contender (default: %(default)s)")
+    cold.add_argument(
+        "--seconds", type=_positive, default=30.0, help="of arrivals, from exec on (default: %(default)s)"
+    )
+    cold.add_argument("--rate", type=_positive, help="arrivals a second (default: half of what a warm server can do)")
+    cold.add_argument(
+        "--probe-period", type=_positive, default=100.0, metavar="MS", help="of readiness (default: %(default)s ms)"
+    )
+    cold.add_argument(
+        "--page-cache", choices=("warm", "dropped", "both"), default="warm", help="at each start (default: %(default)s)"
+    )
+    cold.add_argument("--contender", action="append", metavar="NAME", help="only this one; may be repeated")
+    cold.add_argument("--out", type=Path, metavar="DIR", help="write results.json, report.html and charts here")
+    cold.add_argument("--redraw", action="store_true", help="measure nothing: draw what results.json in --out holds")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +87,33 @@ def run(args: argparse.Namespace) -> int:
     figures, lines = _BENCHMARKS[args.benchmark](args, _progress)
     print(json.dumps(figures) if args.json else "\n".join(lines(figures)))
     return 0
+
+
+def _cold(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.cold.bench import ColdOptions, measure_cold, read_results, write_results
+    from warmswap_loadtests.cold.table import cold_lines
+
+    options = ColdOptions(
+        pack=args.pack,
+        repository=args.repository,
+        runs=args.runs,
+        seconds=args.seconds,
+        rate_per_s=args.rate,
+        probe_period_s=args.probe_period / 1e3,
+        page_cache=args.page_cache,
+        contenders=args.contender,
+    )
+    results = read_results(args.out) if args.redraw else measure_cold(options, progress)
+    if args.out:
+        for path in write_results(results, args.out):
+            progress(f"wrote {path}")
+    return results, cold_lines
+
+
+def _soak(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.soak import SoakOptions, measure_soak, soak_lines
+
+    return measure_soak(SoakOptions(args.repository, args.minutes, args.rate, args.contender), progress), soak_lines
 
 
 def _overhead(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
@@ -103,6 +157,8 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
 
 
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
+    "cold": _cold,
+    "soak": _soak,
     "overhead": _overhead,
     "start": _start,
     "composite": _composite,
@@ -120,4 +176,11 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
