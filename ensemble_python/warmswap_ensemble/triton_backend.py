@@ -40,7 +40,7 @@ from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
 STAGE_VERSION_PREFIX: Final = "stage_version."
-SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
+SETTINGS: Final = ("first_look", "fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
 
 TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
@@ -89,7 +89,8 @@ class PipelineModel:
             )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
         fixed_frames = bool(_setting(settings, "fixed_frames", 0))
-        calls = StageCalls(self.stages, self._call_stage, fixed_frames)
+        first_look = bool(_setting(settings, "first_look", 1))
+        calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
         self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
         self.answered = False
 
