@@ -30,7 +30,7 @@ LARGEST_IN_WINDOW: Final = 0.5
 """Larger places, as a share of the window's side, need more surroundings than a window has."""
 SAME_FACE_IOU: Final = 0.3
 CLEARLY_LARGEST: Final = 0.9
-"""Where another box has more than this share of the largest one's area, a small frame cannot tell which is larger."""
+"""A face is clearly the largest if no other box, sure or not, has more than this share of its area."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,8 @@ def _open_places(rows: Rows, look: FirstLook, min_score: float, largest_only: bo
         return None
     if largest_only:
         areas = np.where(score > 0, (bbox[:, 2:] - bbox[:, :2]).prod(axis=1), 0)
-        largest = areas[sure].max()
-        return None if (areas > CLEARLY_LARGEST * largest).sum() > 1 else bbox[:0]
+        if (areas > CLEARLY_LARGEST * areas[sure].max()).sum() == 1:
+            return bbox[:0]
     return np.asarray(bbox[(score > 0) & ~sure])
 
 
