@@ -163,7 +163,7 @@ SWAP_OPTIONS: Final = {
 ANALYZE_OPTIONS: Final = {name: SWAP_OPTIONS[name] for name in ("min_score", "max_faces")}
 """Request parameters of ``face_analysis``."""
 
-PIPELINE_SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
+PIPELINE_SETTINGS: Final = ("first_look", "fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
 
 TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")

@@ -1,6 +1,6 @@
 """The order of steps from two encoded pictures to a swapped one. Knows arrays and ``call_model``, not Triton.
 
-decode -> letterbox -> detect (frames of one size share a call) -> select -> crops -> landmarks and embeddings
+decode -> detect (a small frame first; frames of one size share a call) -> select -> crops -> landmarks and embeddings
 -> swap (all faces in one call) -> paste into each face's box -> encode -> report
 """
 
@@ -119,7 +119,9 @@ class Pipeline:
         _stop_if(is_cancelled)
 
         with timer.step("detect"):
-            detected = self.calls.detect([picture.pixels_rgb for picture in pictures.values()], options.min_score)
+            largest = {"reference_image"} | ({"source_image"} if options.source_face_selector == LARGEST else set())
+            pixels = [picture.pixels_rgb for picture in pictures.values()]
+            detected = self.calls.detect(pixels, options.min_score, [name in largest for name in pictures])
             found = dict(zip(pictures, detected, strict=True))
         target, faces = pictures["target_image"], found["target_image"]
         also: dict[str, FaceInImage] = {}

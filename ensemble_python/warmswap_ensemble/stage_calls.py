@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER, FACE_SWAPPER, MODELS
+from warmswap_ensemble.detection import FrameSettings, Rows, find_rows
 from warmswap_ensemble.errors import InvalidTensorError, StageFailedError
 from warmswap_ensemble.geometry import (
     FloatArray,
     ImageArray,
     MatrixArray,
     estimate_affine_matrix,
-    fit_into,
     invert_affine_matrix,
-    letterbox,
     transform_points,
     warp_crop,
 )
@@ -45,38 +44,43 @@ class StageCalls:
         call_model: Runs one of them.
         fixed_frames: Send the detector its full size always. Frames cut to the picture save time on a CPU; on a GPU
             every new shape is a cold start of its own.
+        first_look: Send the detector a small frame first, where its manifest says how; see ``detection``.
     """
 
     stages: Mapping[str, Stage]
     call_model: CallModel
     fixed_frames: bool = False
+    first_look: bool = True
 
-    def detect(self, images_rgb: Sequence[ImageArray], min_score: float | None) -> list[list[Face]]:
+    def detect(
+        self, images_rgb: Sequence[ImageArray], min_score: float | None, largest_only: Sequence[bool] = ()
+    ) -> list[list[Face]]:
         """Return the faces of each image, from left to right.
 
         Args:
             images_rgb: (H, W, 3) uint8 each, of any size.
             min_score: Least score; None = what the detector's manifest says.
+            largest_only: Per image, whether the others than its largest face may be missing; empty = no.
         """
         settings = self.stages[FACE_DETECTOR.name].settings
-        least = float(settings["min_score"]) if min_score is None else min_score
-        height, width = settings["input_size_hw"]
-        multiple = 0 if self.fixed_frames else int(settings.get("frame_multiple", 0))
-        fitted = [fit_into(image, (height, width)) for image in images_rgb]
-        frames = [letterbox(image, (height, width), multiple) for image, _ in fitted]
-        rows = self._detect_frames(frames)
+        usual = float(settings["min_score"])
+        least = usual if min_score is None else min_score
+        # A small frame cannot show which faces the full one would find below the usual score.
+        first_look = self.first_look and least >= usual
+        frames = FrameSettings.from_manifest(settings, fixed_frames=self.fixed_frames, first_look=first_look)
+        found = find_rows(images_rgb, self._detect_frames, frames, least, largest_only)
         return [
-            faces_from_rows(*row, scale=scale, size_hw=(image.shape[0], image.shape[1]), min_score=least)
-            for row, image, (_, scale) in zip(rows, images_rgb, fitted, strict=True)
+            faces_from_rows(*rows, scale=scale, size_hw=(image.shape[0], image.shape[1]), min_score=least)
+            for (rows, scale), image in zip(found, images_rgb, strict=True)
         ]
 
-    def _detect_frames(self, frames: Sequence[ImageArray]) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+    def _detect_frames(self, frames: Sequence[ImageArray]) -> list[Rows]:
         """Return bbox, score and kps of each frame; frames of one size share a call.
 
         A picture's frame never depends on its companions, so its faces are the same whether the source comes with it
         or is known already.
         """
-        rows: dict[int, tuple[FloatArray, FloatArray, FloatArray]] = {}
+        rows: dict[int, Rows] = {}
         for shape in dict.fromkeys(frame.shape for frame in frames):
             positions = [i for i, frame in enumerate(frames) if frame.shape == shape]
             batch = {"image_rgb": np.stack([frames[i] for i in positions])}

@@ -91,7 +91,8 @@ class PipelineModel:
             )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
         fixed_frames = bool(_setting(settings, "fixed_frames", 0))
-        calls = StageCalls(self.stages, self._call_stage, fixed_frames)
+        first_look = bool(_setting(settings, "first_look", 1))
+        calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
         self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
         self.answered = False
 

@@ -25,7 +25,7 @@ from warmswap_export.errors import ExportError, PackError
 from warmswap_export.graph import OPSET, open_output_dims
 from warmswap_export.packs import Pack, StagePack
 from warmswap_export.precision import PRECISIONS
-from warmswap_export.samples import KnownFaces, any_embedding, find_faces, stage_samples
+from warmswap_export.samples import KnownFaces, any_embedding, find_faces, first_look_frames, stage_samples
 from warmswap_export.scaffold import base_repository
 from warmswap_export.sources import StageFiles, WeightOptions, collect
 from warmswap_export.warmup import write_stage_warmup
@@ -137,6 +137,12 @@ class PackBuild:
             self._samples[model] = samples
         return self._samples[model]
 
+    def other_frames(self, model: str) -> dict[str, Any]:
+        """Return what a detector that looks at a small frame first is sent beside full frames: one frame of each."""
+        self.samples(model)
+        assert self._faces is not None
+        return first_look_frames(self.pack.stage(model).settings, self._faces)
+
     def measure(self, model: str, graph_bytes: bytes, precision: str = "fp32") -> list[parity.Difference]:
         """Hold a serialised graph of a stage to the contract and to the stage's references.
 
@@ -229,7 +235,7 @@ def export_stage(
     build.progress(model, "writing")
     _write_version(repository / model / str(version), {MODEL_FILE: data}, manifest, force=force)
     if stage.pack == BASE_PACK:
-        write_stage_warmup(repository / model, MODELS[model], build.samples(model))
+        write_stage_warmup(repository / model, build.samples(model) | build.other_frames(model))
     return manifest
 
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER
+from warmswap_ensemble.detection import FrameSettings
 from warmswap_ensemble.geometry import (
     FloatArray,
     ImageArray,
@@ -129,6 +130,20 @@ def stage_samples(model: str, settings: Settings, faces: KnownFaces) -> dict[str
         "target_landmarks": faces.landmarks_in(matrices, crops.shape[1]),
         "source_landmarks": np.ascontiguousarray(source_landmarks[::-1]),
     }
+
+
+def first_look_frames(settings: Settings, faces: KnownFaces) -> dict[str, Any]:
+    """Return a (1, H, W, 3) small frame and a window of the first demo picture; nothing without ``first_look``."""
+    if "first_look" not in settings:
+        return {}
+    frames = FrameSettings.from_manifest(settings, fixed_frames=False, first_look=True)
+    assert frames.first_look is not None
+    picture, side = faces.pictures[0], frames.first_look.window_px
+    small = letterbox(fit_into(picture, frames.first_look.frame_hw)[0], frames.first_look.frame_hw, frames.multiple)
+    fitted, scale = fit_into(picture, frames.full_hw)
+    x, y = (faces.kps[0].mean(axis=0) * scale - side / 2).clip(0, (fitted.shape[1] - side, fitted.shape[0] - side))
+    window = fitted[round(float(y)) :, round(float(x)) :][:side, :side]
+    return {"small_image_rgb": small[None], "window_image_rgb": window[None]}
 
 
 def any_embedding(length: int) -> FloatArray:

@@ -8,18 +8,17 @@ from typing import Final
 
 import numpy as np
 
-from warmswap_ensemble.contract import ModelSpec
 from warmswap_export.built import Arrays
 
 WARMUP_FOLDER: Final = "warmup"
 
 
-def write_stage_warmup(model_dir: Path, spec: ModelSpec, samples: Arrays) -> None:
-    """Write the first row of each input of a stage; Triton repeats it to the batch size that it warms."""
+def write_stage_warmup(model_dir: Path, samples: Arrays) -> None:
+    """Write the first row of each sample of a stage; Triton repeats it to the batch size that it warms."""
     folder = model_dir / WARMUP_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    for tensor in spec.inputs:
-        _write_if_changed(folder / f"{tensor.name}.raw", np.ascontiguousarray(samples[tensor.name][0]).tobytes())
+    for name, rows in samples.items():
+        _write_if_changed(folder / f"{name}.raw", np.ascontiguousarray(rows[0]).tobytes())
 
 
 def write_bytes_warmup(model_dir: Path, tensor: str, data: bytes) -> None:

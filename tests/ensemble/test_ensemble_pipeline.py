@@ -310,6 +310,34 @@ def test_known_source_gives_the_same_bytes_for_any_target(
     assert second.image == first.image
 
 
+@pytest.mark.parametrize(
+    ("options", "reference", "expected"),
+    [
+        (SwapOptions(), None, [False, True]),
+        (SwapOptions(source_face_selector=FaceSelector("index", 0)), None, [False, False]),
+        (SwapOptions(face_selector=FaceSelector("reference")), HOPPER_JPEG, [False, True, True]),
+        (SwapOptions(face_selector=FaceSelector("largest")), None, [False, True]),
+    ],
+)
+def test_all_faces_of_the_target_are_looked_for_and_the_largest_of_the_others(
+    options: SwapOptions,
+    reference: bytes | None,
+    expected: list[bool],
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted: list[bool] = []
+
+    def detect(_: StageCalls, images: Sequence[object], __: float | None, largest_only: Sequence[bool]) -> object:
+        wanted.extend(largest_only)
+        return [[] for _ in images]
+
+    monkeypatch.setattr(StageCalls, "detect", detect)
+    with pytest.raises(NoFaceError):
+        pipeline.swap(HOPPER_JPEG, COLLINS_PNG, reference, options)
+    assert wanted == expected
+
+
 def cancelled_at(ask: int) -> Callable[[], bool]:
     asked = iter(range(ask, -1, -1))
     return lambda: next(asked) == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,26 @@ def test_frames_are_cut_to_the_picture_unless_they_are_fixed(
 
     StageCalls(STAGES, look, fixed_frames).detect([noise_rgb(20, 40), noise_rgb(30, 10)], None)
     assert shapes == expected
+
+
+@pytest.mark.parametrize(("min_score", "expected"), [(None, [32]), (0.5, [32]), (0.7, [32, 64]), (0.4, [64])])
+def test_small_frame_comes_first_unless_faces_below_the_usual_score_are_wanted(
+    min_score: float | None, expected: list[int]
+) -> None:
+    """The toy detector's face has 0.6, so that for a least score of 0.7 nothing is sure in the small frame."""
+    look_first = {"frame_hw": [32, 32], "least_face_px": 10, "window_px": 32, "most_windows": 0}
+    detector = make_stage("face_detector", input_size_hw=[64, 64], frame_multiple=32, min_score=0.5)
+    detector = replace(detector, settings={**detector.settings, "first_look": look_first})
+    sides: list[int] = []
+
+    def look(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
+        sides.append(inputs["image_rgb"].shape[1])
+        answers = toy_stage(stage, inputs, output_names)
+        answers["score"][:, 1] = 0
+        return answers
+
+    StageCalls({"face_detector": detector}, look).detect([noise_rgb(128, 128)], min_score)
+    assert sides == expected
 
 
 def test_crop_settings_of_the_manifest_are_used() -> None:

@@ -27,6 +27,7 @@ from warmswap_ensemble.types import Stage
 
 BACKEND = "warmswap_ensemble.triton_backend"
 SETTINGS = {
+    "first_look": "1",
     "fixed_frames": "0",
     "max_image_bytes": "33554432",
     "max_image_pixels": "50000000",
@@ -473,6 +474,7 @@ def test_wrong_setting_refuses_the_load(
 
 def test_settings_of_the_configuration_are_used(entry_points: dict[str, ModuleType]) -> None:
     settings = {
+        "first_look": "0",
         "fixed_frames": "1",
         "max_image_bytes": "1000",
         "max_image_pixels": "2000",
@@ -482,8 +484,10 @@ def test_settings_of_the_configuration_are_used(entry_points: dict[str, ModuleTy
     assert (model.pipeline.limits.max_bytes, model.pipeline.limits.max_pixels) == (1000, 2000)
     assert model.cache.max_entries == 3
     assert model.pipeline.calls.fixed_frames is True
+    assert model.pipeline.calls.first_look is False
     defaults = Loaded(entry_points["face_swap"], args_for("face_swap", settings={})).model
     assert {key: int(value) for key, value in SETTINGS.items()} == {
+        "first_look": int(defaults.pipeline.calls.first_look),
         "fixed_frames": int(defaults.pipeline.calls.fixed_frames),
         "max_image_bytes": defaults.pipeline.limits.max_bytes,
         "max_image_pixels": defaults.pipeline.limits.max_pixels,

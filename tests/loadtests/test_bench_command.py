@@ -32,6 +32,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     [
         (["batching", "--repository", "nowhere"], "nowhere has no face_embedder"),
         (["detect", "--repository", "nowhere", "--published", "det_10g.onnx"], "nowhere has no face_detector"),
+        (["detector", "--repository", "nowhere"], "nowhere has no face_detector"),
         (["paste", "--examples", "nowhere"], "nowhere"),
     ],
 )

@@ -102,10 +102,11 @@ def test_warmup_sends_real_files_of_the_right_size(config: Path) -> None:
             assert len(set(data)) > 10, "a picture, not a constant"
 
 
-@every_config
-def test_every_warmup_file_is_used(config: Path) -> None:
-    used = {value.input_data_file for sample in parse(config).model_warmup for value in sample.inputs.values()}
-    assert used == {path.name for path in (REPOSITORY / model_of(config) / "warmup").iterdir()}
+@pytest.mark.parametrize("model", MODELS)
+def test_every_warmup_file_is_used(model: str) -> None:
+    samples = [sample for config in CONFIGS if model_of(config) == model for sample in parse(config).model_warmup]
+    used = {value.input_data_file for sample in samples for value in sample.inputs.values()}
+    assert used == {path.name for path in (REPOSITORY / model / "warmup").iterdir()}
 
 
 @every_config
@@ -125,7 +126,7 @@ def test_no_made_up_data_anywhere(config: Path) -> None:
 @pytest.mark.parametrize("spec", PIPELINES, ids=lambda spec: spec.name)
 def test_pipeline_parameters_are_known(spec: Any) -> None:
     parameters = parse(REPOSITORY / spec.name / "config.pbtxt").parameters
-    known = {"fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries"}
+    known = {"first_look", "fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries"}
     assert {"max_image_bytes", "max_image_pixels"} <= set(parameters)
     assert all(name in known or name.startswith("stage_version.") for name in parameters)
     assert all(value.string_value.isdecimal() for value in parameters.values())

@@ -20,7 +20,7 @@ from warmswap_ensemble.stage_versions import resolve_stages
 ONNX_TYPES = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
 VERSIONS = [path for spec in STAGES for path in version_dirs(REPOSITORY / spec.name)]
 NEEDED_SETTINGS = {
-    "face_detector": {"input_size_hw", "frame_multiple", "min_score"},
+    "face_detector": {"input_size_hw", "frame_multiple", "min_score", "first_look"},
     "face_landmarker": {"crop_size", "warp_template"},
     "face_embedder": {"crop_size", "warp_template", "embedding_length", "embedding_space", "same_person_similarity"},
     "face_swapper": {"crop_size", "warp_template", "identity"},

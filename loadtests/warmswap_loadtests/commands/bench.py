@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 HELP: Final = (
-    "measure: cold, soak, overhead, start, composite, batching, detect, paste; against what it is compared with"
+    "measure: cold, soak, overhead, start, composite, batching, detect, detector, paste; each against what it is compared with"
 )
 
 Figures = dict[str, Any]
@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     detect.add_argument("--rounds", type=_count, default=5, help="turns (default: %(default)s)")
     detect.add_argument("--requests", type=_count, default=20, help="requests a client and turn (default: %(default)s)")
+    detector = benchmarks.add_parser("detector", help="small frames first against full frames, over a folder of photos")
+    detector.add_argument("--photos", type=Path, default=Path("examples"), help="folder (default: %(default)s)")
+    detector.add_argument("--rounds", type=_count, default=5, help="turns at each photo (default: %(default)s)")
     paste = benchmarks.add_parser("paste", help="pasting faces back against insightface, 720p to 4K")
     paste.add_argument("--rounds", type=_count, default=7, help="turns (default: %(default)s)")
     paste.add_argument("--examples", type=Path, default=Path("examples"), help="demo pictures (default: %(default)s)")
@@ -54,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     soak.add_argument("--minutes", type=_positive, default=5.0, help="of load (default: %(default)s)")
     soak.add_argument("--rate", type=_positive, help="arrivals a second (default: half of what the server can do)")
     soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
-    for benchmark in (cold, soak, overhead, start, composite, batching, detect, paste):
+    for benchmark in (cold, soak, overhead, start, composite, batching, detect, detector, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (soak, overhead, start, batching, detect):
+    for benchmark in (soak, overhead, start, batching, detect, detector):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -149,6 +152,12 @@ def _detect(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Line
     return measure_detect(options, progress), detect_lines
 
 
+def _detector(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.detector import DetectorOptions, detector_lines, measure_detector
+
+    return measure_detector(DetectorOptions(args.repository, args.photos, args.rounds), progress), detector_lines
+
+
 def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
     from warmswap_loadtests.paste import PasteOptions, measure_paste, paste_lines
 
@@ -164,6 +173,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "composite": _composite,
     "batching": _batching,
     "detect": _detect,
+    "detector": _detector,
     "paste": _paste,
 }
 
