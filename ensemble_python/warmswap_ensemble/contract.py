@@ -141,6 +141,11 @@ PIPELINE_STAGES: Final = {
 
 MODELS: Final = {spec.name: spec for spec in (*STAGES, *PIPELINES)}
 
+RESIDENCY_SOCKET_VARIABLE: Final = "WARMSWAP_RESIDENCY_SOCKET"
+"""Where the launcher tells pipelines the path of the socket at which they ask for models."""
+ON_DEMAND_VARIABLE: Final = "WARMSWAP_ON_DEMAND"
+"""Where the launcher tells pipelines which models they must ask for: names joined by commas."""
+
 SWAPPER_VARIANT_PREFIX: Final = f"{FACE_SWAPPER.name}_"
 DEFAULT_SWAPPER: Final = "default"
 """How the option ``swapper`` calls ``face_swapper`` itself, so no variant may be called that."""

@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from warmswap_ensemble.contract import ON_DEMAND_VARIABLE, RESIDENCY_SOCKET_VARIABLE
 from warmswap_ensemble.errors import ModelLoadingError, OverloadedError, StageFailedError, StageNotReadyError
 
-SOCKET_VARIABLE: Final = "WARMSWAP_RESIDENCY_SOCKET"
-ON_DEMAND_VARIABLE: Final = "WARMSWAP_ON_DEMAND"
 ANSWER_TIMEOUT_S: Final = 2.0
 """Beyond the wait that was asked for."""
 MAX_LINE_BYTES: Final = 65536
@@ -56,7 +55,7 @@ class ResidencyClient:
     ) -> ResidencyClient:
         """Return a client for the launcher that started this process."""
         on_demand = frozenset(filter(None, environ.get(ON_DEMAND_VARIABLE, "").split(",")))
-        return cls(pipeline, environ.get(SOCKET_VARIABLE, ""), on_demand)
+        return cls(pipeline, environ.get(RESIDENCY_SOCKET_VARIABLE, ""), on_demand)
 
     @contextlib.contextmanager
     def hold(self, model: str, wait_ms: int) -> Iterator[None]:
@@ -87,7 +86,7 @@ class ResidencyClient:
                     self._ask({"release": lease, "lost": lost}, ANSWER_TIMEOUT_S)
 
     def connect(self) -> None:
-        """Say hello early, so that the launcher knows how many processes the pipeline has; failure is no reason to stop."""
+        """Say hello early, so that the launcher knows how many processes a pipeline has; no answer is no reason to stop."""
         if self.path and self.on_demand:
             with contextlib.suppress(OSError, ValueError):
                 self._connection()

@@ -332,8 +332,9 @@ def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pins_variant(pipeline: str, key: str) -> bool:
-    has_swapper = FACE_SWAPPER.name in PIPELINE_STAGES[pipeline]
-    return has_swapper and key.startswith(STAGE_VERSION_PREFIX) and bool(swapper_variant(key[len(STAGE_VERSION_PREFIX) :]))
+    prefix, _, model = key.partition(".")
+    is_pin = f"{prefix}." == STAGE_VERSION_PREFIX and FACE_SWAPPER.name in PIPELINE_STAGES[pipeline]
+    return is_pin and swapper_variant(model) is not None
 
 
 def _setting(settings: Mapping[str, str], key: str, default: int) -> int:

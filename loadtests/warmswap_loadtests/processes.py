@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from warmswap_ops.residency.memory import pss_mb
+
+__all__ = ["peak_rss_mb", "pss_mb"]
+
 
 def peak_rss_mb(pids: Iterable[int]) -> float:
     """Return the sum of the largest resident sizes that the processes ever had; those that are gone count nothing."""
-    return sum(_status_kb(pid, "VmHWM:") for pid in pids) / 1024
+    return sum(_peak_kb(pid) for pid in pids) / 1024
 
 
-def pss_mb(pids: Iterable[int]) -> float:
-    """Return the sum of what the processes hold now, shared pages divided among those that share them."""
-    return sum(_field_kb(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in pids) / 1024
-
-
-def _status_kb(pid: int, field: str) -> int:
-    return _field_kb(Path(f"/proc/{pid}/status"), field)
-
-
-def _field_kb(path: Path, field: str) -> int:
+def _peak_kb(pid: int) -> int:
+    path = Path(f"/proc/{pid}/status")
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

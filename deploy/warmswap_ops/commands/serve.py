@@ -47,6 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: $WARMSWAP_POLICY, or any)",
     )
     parser.add_argument(
+        "--residency",
+        type=Path,
+        metavar="FILE",
+        help="which models are loaded on demand, and how much memory all may take "
+        "(default: $WARMSWAP_RESIDENCY, or residency.toml in the repository)",
+    )
+    parser.add_argument(
+        "--preload",
+        type=_names,
+        metavar="MODEL[,MODEL]",
+        help="load only these at the start, and the stages that they call: face_analysis, face_swap, ... "
+        "(default: all that is resident)",
+    )
+    parser.add_argument(
         "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
     )
 
@@ -74,8 +88,14 @@ def run(args: argparse.Namespace) -> int:
             config_name=args.config_name,
             verbose=args.verbose,
             policy=args.policy,
+            residency=args.residency,
+            preload=args.preload,
         )
         return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _port(text: str) -> int:
