@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmswap_ensemble.contract import STAGES
+from warmswap_ensemble.contract import STAGES, model_spec
 from warmswap_ensemble.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -116,7 +116,7 @@ def lint(repository: RepositoryOnDisk, rules: Sequence[Rule]) -> list[Finding]:
 def _read_version(model: str, folder: Path) -> VersionOnDisk:
     version = int(folder.name)
     if not (folder / MANIFEST_NAME).exists():
-        is_stage = model in {spec.name for spec in STAGES}
+        is_stage = model_spec(model) in STAGES
         return VersionOnDisk(model, version, folder, None, "missing" if is_stage else None)
     try:
         return VersionOnDisk(model, version, folder, read_own_manifest(model, version, folder))

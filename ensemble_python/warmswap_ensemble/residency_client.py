@@ -86,7 +86,7 @@ class ResidencyClient:
                     self._ask({"release": lease, "lost": lost}, ANSWER_TIMEOUT_S)
 
     def connect(self) -> None:
-        """Say hello early, so that the launcher knows how many processes a pipeline has; no answer is no reason to stop."""
+        """Say hello early, so that the launcher knows how many processes there are; no answer is no reason to stop."""
         if self.path and self.on_demand:
             with contextlib.suppress(OSError, ValueError):
                 self._connection()

@@ -153,21 +153,14 @@ class ResidencyManager:
             model = self._models.get(name)
             if model is None or not model.policy.on_demand:
                 return Answer("unmanaged")
-            if model.ready:
-                return self._lease(model)
-            refusal = self._refusal(model)
-            if refusal is not None:
-                return refusal
-            model.wanted = True
-            self._changed.notify_all()
-            if wait_s > 0 and self._waiting[pipeline] < self._connected[pipeline] - 1:
-                self._wait(model, wait_s, pipeline)
-                if model.ready:
-                    return self._lease(model)
-                refusal = self._refusal(model)
-                if refusal is not None:
-                    return refusal
-            return Answer("loading", estimate_ms=model.estimate_ms())
+            answer = self._lease(model) or self._refusal(model)
+            if answer is None:
+                model.wanted = True
+                self._changed.notify_all()
+                if wait_s > 0 and self._waiting[pipeline] < self._connected[pipeline] - 1:
+                    self._wait(model, wait_s, pipeline)
+                    answer = self._lease(model) or self._refusal(model)
+            return answer or Answer("loading", estimate_ms=model.estimate_ms())
 
     def release(self, name: str, *, lost: bool) -> None:
         """Give back a lease.
@@ -183,7 +176,9 @@ class ResidencyManager:
             model.suspect = model.suspect or lost
             self._changed.notify_all()
 
-    def _lease(self, model: ModelRecord) -> Answer:
+    def _lease(self, model: ModelRecord) -> Answer | None:
+        if not model.ready:
+            return None
         model.leases += 1
         model.last_used_s = time.monotonic()
         return Answer("ready")
