@@ -20,6 +20,7 @@ CODE_ERRORS: Final[dict[str, type[errors.WarmswapError]]] = {
     "no_face": errors.NoFaceError,
     "face_index_out_of_range": errors.FaceIndexError,
     "overloaded": errors.ServerBusyError,
+    "model_loading": errors.ModelLoadingError,
     "cancelled": errors.RequestCancelledError,
     "stage_failed": errors.ServerFailedError,
     "self_test_failed": errors.ServerFailedError,

@@ -18,6 +18,7 @@
     │   └── FaceIndexError            face_index_out_of_range
     ├── UnknownModelError             the server has no model of that name
     ├── ServerBusyError             * overloaded: retry later
+    │   ├── ModelLoadingError       * model_loading: loaded on demand; retry_after_s says when to try again
     │   └── ModelNotLoadedError     * no version of the model is loaded: starting, draining or unloaded
     └── ServerFailedError             the server's fault
 
@@ -26,7 +27,10 @@ Classes with a star are retried. ``code`` is a key of ``contract.ERROR_CODES``, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
+
+_READY_IN: Final = re.compile(r"ready in about (\d+(?:\.\d+)?) s")
 
 
 class WarmswapError(Exception):
@@ -157,6 +161,18 @@ class ServerBusyError(WarmswapError):
 
     sentence = "the server is busy: {reason}"
     retryable = True
+
+
+class ModelLoadingError(ServerBusyError):
+    """The request needs a model that is loaded on demand, and its load has begun."""
+
+    sentence = "the server loads a model: {reason}"
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """When the server expects to be done, in seconds from its answer; None if it does not say."""
+        found = _READY_IN.search(self.reason)
+        return float(found[1]) if found else None
 
 
 class ModelNotLoadedError(ServerBusyError):

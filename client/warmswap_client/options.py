@@ -22,6 +22,7 @@ class SwapOptions(TypedDict, total=False):
     max_faces: int | None
     output_format: str | None
     quality: int | None
+    swapper: str | None
     on_no_face: str | None
 
 

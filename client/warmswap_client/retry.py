@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warmswap_client.errors import WarmswapError
+from warmswap_client.errors import ModelLoadingError, WarmswapError
 from warmswap_client.steps import Call, Pause, Plan
 
 
@@ -17,9 +17,11 @@ class RetryPolicy:
 
     Only errors with ``retryable`` are tried again: no connection, UNAVAILABLE or 503, and the "no available versions"
     of a server that drains. Never time-outs, refused inputs or faults of the server. All attempts share one deadline.
+    While the server loads a model for the request (``ModelLoadingError``), the pause is what it says itself, and only
+    the deadline bounds the attempts.
 
     Attributes:
-        max_attempts: Attempts in total; 1 turns retries off.
+        max_attempts: Attempts in total, those not counted that found a model being loaded; 1 turns retries off.
         initial_backoff_s: Longest pause before the second attempt.
         max_backoff_s: Longest pause ever.
         multiplier: How fast the longest pause grows.
@@ -50,6 +52,7 @@ class RetryPolicy:
         return longest_s * self.random()
 
 
+MIN_LOADING_PAUSE_S: Final = 0.1
 NO_RETRIES: Final = RetryPolicy(max_attempts=1)
 DEFAULT_RETRY: Final = RetryPolicy()
 
@@ -71,14 +74,20 @@ def call_with_retries(
     """
     deadline_s = clock() + timeout_s
     remaining_s = timeout_s
+    retries = policy.max_attempts > 1
     attempt = 1
     while True:
         try:
             return (yield Call(method, remaining_s, arguments))
         except WarmswapError as error:
             pause_s = policy.backoff_s(attempt)
-            if not error.retryable or attempt >= policy.max_attempts or clock() + pause_s >= deadline_s:
+            if isinstance(error, ModelLoadingError) and retries:
+                pause_s += max(MIN_LOADING_PAUSE_S, error.retry_after_s or 0.0)  # the backoff spreads a crowd
+            elif error.retryable and attempt < policy.max_attempts:
+                attempt += 1
+            else:
+                raise
+            if clock() + pause_s >= deadline_s:
                 raise
         yield Pause(pause_s)
-        attempt += 1
         remaining_s = max(deadline_s - clock(), 0.001)  # the pause may have run over; 0 would mean "no limit" to some

@@ -85,6 +85,16 @@ def parse_default_filename(config: str) -> str:
     return next((block[0][1:-1] for block in _blocks(config, "default_model_filename")), "")
 
 
+def parse_instance_count(config: str) -> int:
+    """Return how many instances of a model there will be; Triton's default is taken for one."""
+    counts = [
+        int(dict(pairwise(entry)).get("count", "1"))
+        for block in _blocks(config, "instance_group")
+        for entry in _entries(block)
+    ]
+    return sum(counts) or 1
+
+
 def _blocks(config: str, field: str) -> Iterator[list[str]]:
     """Yield what stands in the braces or brackets behind each ``field`` of the outermost level."""
     tokens = [token for token in TOKEN.findall(config) if token[0] not in "#:,;"]

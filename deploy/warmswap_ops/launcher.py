@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -32,6 +32,8 @@ from warmswap_ops.phases import Phase, Report, Stopwatch
 from warmswap_ops.ports import Ports, address, choose_ports, is_open
 from warmswap_ops.preflight import check_machine, onnxruntime_version
 from warmswap_ops.repository import ServedVersion, find_repository, read_repository, verify
+from warmswap_ops.residency.manager import ResidencyManager
+from warmswap_ops.residency.planning import plan_residency
 from warmswap_ops.shared_memory import SharedMemory
 from warmswap_ops.triton_command import ServerOptions, has_gpu, server_command
 from warmswap_ops.triton_install import find_triton, server_environment
@@ -62,6 +64,9 @@ class LaunchOptions:
         verify_fully: Hash every file, also those that a compiled repository's stamp vouches for.
         stages: Models to load first.
         pipelines: Models to load when all stages are ready.
+        residency: Policy file, see ``residency.policy``; ``None`` = the environment's or the repository's, if any.
+        preload: Models to load at the start, with the stages that they call; ``None`` = what the policy says.
+        warmup_requests: Golden requests before the replica is ready; ``None`` = what the policy says.
     """
 
     repository: Path | None = None
@@ -78,6 +83,9 @@ class LaunchOptions:
     verify_fully: bool = False
     stages: tuple[str, ...] = tuple(spec.name for spec in STAGES)
     pipelines: tuple[str, ...] = tuple(spec.name for spec in PIPELINES)
+    residency: Path | None = None
+    preload: tuple[str, ...] | None = None
+    warmup_requests: int | None = None
 
 
 class Launcher:
@@ -101,6 +109,7 @@ class Launcher:
         self.options = options
         self.phases: list[Phase] = []
         self.ports = options.ports
+        self.residency: ResidencyManager | None = None
         self._report = report
         self._stopwatch = stopwatch or Stopwatch()
         self._log_line = log_line
@@ -182,6 +191,8 @@ class Launcher:
         process = self._process
         if process is not None and process.returncode is None and not self._closed:
             deadline_s = time.monotonic() + self.options.exit_timeout_s
+            if self.residency is not None:
+                self.residency.drain()
             with ControlClient(self.grpc_url) as control:
                 finished = finish_requests(control, self.options.pipelines, deadline_s, lambda: self._closed)
             process.terminate()
@@ -193,6 +204,8 @@ class Launcher:
         """End everything at once and clean up. Safe at any moment, from any thread, more than once."""
         with self._lock:
             self._closed = True
+            if self.residency is not None:
+                self.residency.close()
             if self._process is not None:
                 self._process.kill()
             if self._shared_memory is not None:
@@ -210,17 +223,32 @@ class Launcher:
         if options.compile_to:
             repository = self._compile(repository, options.compile_to, options.compile_cache)
         config_name = options.config_name or ("gpu" if has_gpu() else None)
+        plan = plan_residency(
+            repository,
+            options.stages,
+            options.pipelines,
+            given=options.residency,
+            preload=options.preload,
+            environ=os.environ,
+            config_name=config_name,
+        )
+        warmup_requests = options.warmup_requests or plan.policy.warmup_requests
+        options = self.options = replace(
+            options, stages=plan.stages, pipelines=plan.pipelines, warmup_requests=warmup_requests
+        )
         served = read_repository(repository, options.stages, options.pipelines, config_name)
         check_pipelines(repository, options.pipelines, config_name)
-        check_compiled(served, install)
-        manifests = [version.manifest for version in served if version.manifest is not None]
+        check_compiled([*served, *plan.later], install)
+        manifests = [version.manifest for version in (*served, *plan.later) if version.manifest is not None]
         check_policy(policy, manifests)
-        self._warn([*licence_warnings(manifests), *twin_warnings(manifests)])
+        self._warn([*plan.warnings, *licence_warnings(manifests), *twin_warnings(manifests)])
         ports = choose_ports(options.host, options.ports)
         with self._lock:
             self._refuse_closed()
             self._backends = provide_backend_folder(install, os.environ)
             self._shared_memory = SharedMemory()
+            self.residency = ResidencyManager(repository, plan.policy, plan.estimates_mb, self._report)
+        env |= self.residency.environment()
         licences = [licence_facts(manifest) for manifest in uncleared(manifests)]
         self._end_phase(
             "preflight", triton=install.version, repository=str(repository), policy=policy, licences=licences
@@ -265,6 +293,7 @@ class Launcher:
             "ready",
             urls=self._urls(),
             versions=_versions(served),
+            on_demand=plan.policy.on_demand,
             twins=twins,
             ms_total=self._stopwatch.total_ms(),
         )
@@ -288,9 +317,14 @@ class Launcher:
 
         options = self.options
         groups = [("stages", options.stages), ("pipelines", options.pipelines)]
+        assert self.residency is not None
+        all_ms: dict[str, float] = {}
+        self.residency.start(ControlClient(self.grpc_url), self._server.processes, options.load_timeout_s)
         with ControlClient(self.grpc_url) as control:
             for phase, loaded_ms in load_models(control, groups, options.load_timeout_s, self._server, at_once):
                 self._end_phase(phase, models=loaded_ms)
+                all_ms |= loaded_ms
+        self.residency.adopt(all_ms)
 
     def _open_server(self, command: ServerOptions, ports: Ports, env: dict[str, str]) -> None:
         """Start the server and wait for its ports; chosen ones that were taken in between are chosen again."""

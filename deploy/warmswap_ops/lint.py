@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmswap_ensemble.contract import STAGES
+from warmswap_ensemble.contract import STAGES, model_spec
 from warmswap_ensemble.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -145,7 +145,7 @@ def _read_version(model: str, folder: Path) -> VersionOnDisk:
     version = int(folder.name)
     path = folder / MANIFEST_NAME
     if not path.exists():
-        is_stage = model in {spec.name for spec in STAGES}
+        is_stage = model_spec(model) in STAGES
         return VersionOnDisk(model, version, folder, None, "missing" if is_stage else None)
     if (size := path.stat().st_size) > MAX_TEXT_BYTES:
         return VersionOnDisk(model, version, folder, None, f"has {size} bytes; more than {MAX_TEXT_BYTES} are not read")

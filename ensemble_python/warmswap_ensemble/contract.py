@@ -8,6 +8,7 @@ Conventions: images are RGB, uint8, HWC. Coordinates are float32 pixels, x right
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,6 +141,29 @@ PIPELINE_STAGES: Final = {
 
 MODELS: Final = {spec.name: spec for spec in (*STAGES, *PIPELINES)}
 
+RESIDENCY_SOCKET_VARIABLE: Final = "WARMSWAP_RESIDENCY_SOCKET"
+"""Where the launcher tells pipelines the path of the socket at which they ask for models."""
+ON_DEMAND_VARIABLE: Final = "WARMSWAP_ON_DEMAND"
+"""Where the launcher tells pipelines which models they must ask for: names joined by commas."""
+
+SWAPPER_VARIANT_PREFIX: Final = f"{FACE_SWAPPER.name}_"
+DEFAULT_SWAPPER: Final = "default"
+"""How the option ``swapper`` calls ``face_swapper`` itself, so no variant may be called that."""
+
+_VARIANT: Final = re.compile(rf"{SWAPPER_VARIANT_PREFIX}(?!{DEFAULT_SWAPPER}$)([a-z0-9][a-z0-9_]*)")
+
+
+def swapper_variant(model: str) -> str | None:
+    """Return ``512`` of ``face_swapper_512``, or None for a name that is no variant of the swapper."""
+    found = _VARIANT.fullmatch(model)
+    return found[1] if found else None
+
+
+def model_spec(model: str) -> ModelSpec | None:
+    """Return the contract of a model: a variant of the swapper has that of ``face_swapper``; None for other names."""
+    return FACE_SWAPPER if swapper_variant(model) else MODELS.get(model)
+
+
 IMAGE_FORMATS: Final = ("jpeg", "png", "webp")
 """Encodings that the server reads and writes."""
 
@@ -156,6 +180,7 @@ SWAP_OPTIONS: Final = {
     "max_faces": f"most faces to swap in one target, 1 to {MAX_FACES}; the largest are kept",
     "output_format": "same (as the target), jpeg, png or webp",
     "quality": "JPEG or WebP quality, 1 to 100",
+    "swapper": "which swapper: default, or the name of a variant such as 512 (model face_swapper_512)",
     "on_no_face": "when no face of the target is selected: error, or passthrough (the target comes back unchanged)",
 }
 """Request parameters of ``face_swap`` and what they mean."""
@@ -163,7 +188,14 @@ SWAP_OPTIONS: Final = {
 ANALYZE_OPTIONS: Final = {name: SWAP_OPTIONS[name] for name in ("min_score", "max_faces")}
 """Request parameters of ``face_analysis``."""
 
-PIPELINE_SETTINGS: Final = ("first_look", "fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries")
+PIPELINE_SETTINGS: Final = (
+    "first_look",
+    "fixed_frames",
+    "max_image_bytes",
+    "max_image_pixels",
+    "on_demand_wait_ms",
+    "source_cache_entries",
+)
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
 
 TRITON_SETTINGS: Final = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
@@ -177,6 +209,7 @@ ERROR_CODES: Final = {
     "no_face": "no face was found, or none that the selector accepts",
     "face_index_out_of_range": "index:K names a face that is not there",
     "overloaded": "a queue is full; try again later",
+    "model_loading": "a model that is loaded on demand is being loaded; the message says when to try again",
     "cancelled": "the client gave up on the request",
     "stage_failed": "a model behind the pipeline failed",
     "self_test_failed": "the answer to the golden request is not the golden answer",

@@ -9,7 +9,8 @@
     │   ├── NoFaceError          no_face
     │   └── FaceIndexError       face_index_out_of_range
     ├── OverloadedError          overloaded: the caller may retry (UNAVAILABLE, HTTP 503)
-    │   └── StageNotReadyError   overloaded: a stage is not loaded
+    │   ├── StageNotReadyError   overloaded: a stage is not loaded
+    │   └── ModelLoadingError    model_loading: a stage is being loaded on demand; says when to try again
     ├── RequestCancelledError    cancelled: nobody waits for the answer (CANCELLED, HTTP 499)
     ├── StageFailedError         stage_failed: the server's fault (INTERNAL, HTTP 500)
     └── SelfTestError            self_test_failed: the server must not take traffic (INTERNAL, HTTP 500)
@@ -99,6 +100,12 @@ class OverloadedError(PipelineError):
 
 class StageNotReadyError(OverloadedError):
     """A stage is not loaded, or is being unloaded."""
+
+
+class ModelLoadingError(OverloadedError):
+    """A stage that is loaded on demand is being loaded; the text says when to try again."""
+
+    code = "model_loading"
 
 
 class RequestCancelledError(PipelineError):

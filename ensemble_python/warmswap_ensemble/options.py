@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from warmswap_ensemble.contract import (
     ANALYZE_OPTIONS,
+    DEFAULT_SWAPPER,
     FACE_SELECTORS,
     MAX_FACES,
     ON_NO_FACE,
@@ -45,6 +46,7 @@ class SwapOptions:
     max_faces: int = MAX_FACES
     output_format: str = "same"
     quality: int = 92
+    swapper: str = DEFAULT_SWAPPER
     on_no_face: str = "error"
 
 
@@ -78,6 +80,8 @@ def parse_swap_options(parameters: Parameters) -> SwapOptions:
                 values[name] = _whole(name, value, 1, MAX_FACES)
             case "quality":
                 values[name] = _whole(name, value, 1, 100)
+            case "swapper":
+                values[name] = str(value)  # the pipeline knows which there are
             case "output_format":
                 values[name] = _choice(name, value, OUTPUT_FORMATS)
             case _:

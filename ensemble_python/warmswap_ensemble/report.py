@@ -36,12 +36,12 @@ def swap_report(result: SwapResult, versions: Mapping[str, str], twins: Sequence
 
 def model_versions(pipeline: str, version: str, stages: Mapping[str, Stage]) -> dict[str, str]:
     """Return the versions that answer, by model."""
-    return {**{name: str(stage.version) for name, stage in stages.items()}, pipeline: version}
+    return {**{stage.model: str(stage.version) for stage in stages.values()}, pipeline: version}
 
 
 def twin_names(stages: Mapping[str, Stage]) -> list[str]:
     """Return model and version of each stage whose weights are random numbers."""
-    return [f"{name} {stage.version}" for name, stage in stages.items() if stage.twin]
+    return [f"{stage.model} {stage.version}" for stage in stages.values() if stage.twin]
 
 
 def encode_report(report: Mapping[str, Any]) -> bytes:

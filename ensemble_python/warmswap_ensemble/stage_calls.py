@@ -40,7 +40,7 @@ class StageCalls:
     """The stages of one pipeline, each pinned to a version.
 
     Attributes:
-        stages: Stages by model name.
+        stages: Stages by their role, which is the model's name; under ``face_swapper`` may stand one of its variants.
         call_model: Runs one of them.
         fixed_frames: Send the detector its full size always. Frames cut to the picture save time on a CPU; on a GPU
             every new shape is a cold start of its own.
@@ -154,7 +154,7 @@ class StageCalls:
         }
         for name, array in outputs.items():
             if len(array) != count:
-                raise StageFailedError(f"{model} {stage.version} gave {len(array)} rows of {name} for {count}")
+                raise StageFailedError(f"{stage.model} {stage.version} gave {len(array)} rows of {name} for {count}")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise StageFailedError(f"{model} {stage.version} gave {name} with values that are not finite")
+                raise StageFailedError(f"{stage.model} {stage.version} gave {name} with values that are not finite")
         return outputs

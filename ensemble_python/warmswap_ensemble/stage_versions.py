@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmswap_ensemble.contract import FACE_EMBEDDER, FACE_SWAPPER, PIPELINE_STAGES
+from warmswap_ensemble.contract import FACE_EMBEDDER, FACE_SWAPPER, PIPELINE_STAGES, swapper_variant
 from warmswap_ensemble.identity import IdentityError, check_pair
 from warmswap_ensemble.manifest import MANIFEST_NAME, ManifestError, read_manifest, version_dirs
 from warmswap_ensemble.types import Stage
@@ -25,13 +26,56 @@ def resolve_stages(pipeline: str, repository: Path, pins: Mapping[str, str]) -> 
     """
     stages = {name: _resolve(repository / name, pins.get(name)) for name in PIPELINE_STAGES[pipeline]}
     if FACE_SWAPPER.name in stages:
-        swapper = stages[FACE_SWAPPER.name]
-        try:
-            check_pair(swapper, stages[FACE_EMBEDDER.name])
-        except IdentityError as error:
-            manifest = repository / swapper.model / str(swapper.version) / MANIFEST_NAME
-            raise ManifestError(manifest, str(error)) from error
+        _check_pair(repository, stages[FACE_SWAPPER.name], stages[FACE_EMBEDDER.name])
     return stages
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """The variants of the swapper in a repository: folders ``face_swapper_<variant>``.
+
+    Attributes:
+        usable: By name of the variant.
+        refused: Name of the variant to the reason why it cannot be used.
+    """
+
+    usable: dict[str, Stage] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def resolve_variants(repository: Path, pins: Mapping[str, str], embedder: Stage) -> Variants:
+    """Find the variants of the swapper; one that is broken is named, and keeps nothing else from working.
+
+    Args:
+        repository: Folder that holds the stages.
+        pins: Model name to version.
+        embedder: What the pipeline embeds with.
+    """
+    variants = Variants()
+    for folder in sorted(repository.glob(f"{FACE_SWAPPER.name}_*")):
+        name = swapper_variant(folder.name)
+        if name is None or not folder.is_dir():
+            continue
+        try:
+            swapper = _resolve(folder, pins.get(folder.name))
+            _check_pair(repository, swapper, embedder)
+        except ManifestError as error:
+            variants.refused[name] = str(error)
+        else:
+            variants.usable[name] = swapper
+    for model in pins:
+        name = swapper_variant(model)
+        if name and name not in variants.usable:
+            variants.refused.setdefault(name, f"it is pinned to version {pins[model]}, and there is no {model}")
+    return variants
+
+
+def _check_pair(repository: Path, swapper: Stage, embedder: Stage) -> None:
+    try:
+        check_pair(swapper, embedder)
+    except IdentityError as error:
+        manifest = repository / swapper.model / str(swapper.version) / MANIFEST_NAME
+        raise ManifestError(manifest, str(error)) from error
 
 
 def _resolve(model_dir: Path, pin: str | None) -> Stage:

@@ -6,10 +6,11 @@ request is answered on its own; an exception that leaves ``execute`` would fail 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
@@ -22,14 +23,18 @@ import triton_python_backend_utils as pb_utils
 from warmswap_ensemble.contract import (
     ERROR_CODES,
     FACE_ANALYSIS,
+    FACE_EMBEDDER,
     FACE_SWAP,
+    FACE_SWAPPER,
     MODELS,
     PIPELINE_SETTINGS,
     PIPELINE_STAGES,
     TRITON_SETTINGS,
+    swapper_variant,
 )
 from warmswap_ensemble.errors import (
     InvalidTensorError,
+    ModelLoadingError,
     OverloadedError,
     PipelineError,
     SelfTestError,
@@ -40,13 +45,16 @@ from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
+from warmswap_ensemble.residency_client import ResidencyClient
 from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
-from warmswap_ensemble.stage_versions import resolve_stages
+from warmswap_ensemble.stage_versions import resolve_stages, resolve_variants
+from warmswap_ensemble.swappers import Swappers
 from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
+DEFAULT_ON_DEMAND_WAIT_MS: Final = 2000
 STAGE_VERSION_PREFIX: Final = "stage_version."
 STAGE_PATIENCE_S: Final = 120.0
 """How long the first request, which is the warm-up, waits for a stage."""
@@ -72,21 +80,22 @@ class PipelineModel:
         self.version = args["model_version"]
         settings = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
         try:
-            pins = _stage_pins(self.name, settings)
+            self.pins = _stage_pins(self.name, settings)
+            self.on_demand_wait_ms = _setting(settings, "on_demand_wait_ms", DEFAULT_ON_DEMAND_WAIT_MS)
             limits = ImageLimits(
                 max_bytes=_setting(settings, "max_image_bytes", ImageLimits().max_bytes),
                 max_pixels=_setting(settings, "max_image_pixels", ImageLimits().max_pixels),
             )
             self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
-            self.stages = resolve_stages(self.name, model_dir.parent, pins)
+            self.stages = resolve_stages(self.name, model_dir.parent, self.pins)
             self.golden = read_golden(model_dir / self.version)
             self._check_warmup(model_dir)
         except Exception as error:
             raise pb_utils.TritonModelException(f"{self.name} {self.version}: {error}") from error
-        self.twins = twin_names(self.stages)
-        if self.twins:
+        twins = twin_names(self.stages)
+        if twins:
             pb_utils.Logger.log_warn(
-                f"{self.name} {self.version}: the weights of {', '.join(self.twins)} are random numbers (twins of real "
+                f"{self.name} {self.version}: the weights of {', '.join(twins)} are random numbers (twins of real "
                 "models, to measure with): its answers mean nothing"
             )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
@@ -94,6 +103,8 @@ class PipelineModel:
         first_look = bool(_setting(settings, "first_look", 1))
         calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
         self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
+        self.residency = ResidencyClient.from_environment(self.name)
+        self.residency.connect()
         self.answered = False
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -102,6 +113,7 @@ class PipelineModel:
 
     def finalize(self) -> None:
         """Stop the helper threads."""
+        self.residency.close()
         self.executor.shutdown(wait=False)
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
@@ -137,6 +149,26 @@ class PipelineModel:
                     raise
                 time.sleep(STAGE_POLL_S)
 
+    @contextlib.contextmanager
+    def _holding(self, stages: Iterable[Stage]) -> Iterator[None]:
+        """Keep those stages loaded that are loaded on demand. Asked for first: a refusal should cost no work."""
+        with contextlib.ExitStack() as held:
+            for stage in stages:
+                self._hold(held, stage)
+            yield
+
+    def _hold(self, held: contextlib.ExitStack, stage: Stage) -> None:
+        """Keep one stage loaded; the warm-up, which nobody waits for, waits for its load."""
+        deadline_s = time.monotonic() + STAGE_PATIENCE_S
+        while True:
+            try:
+                held.enter_context(self.residency.hold(stage.model, self.on_demand_wait_ms))
+                return
+            except ModelLoadingError:
+                if self.answered or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(STAGE_POLL_S)
+
     def _check_warmup(self, model_dir: Path) -> None:
         if self.golden is None:
             raise SelfTestError(
@@ -153,9 +185,9 @@ class FaceSwapModel(PipelineModel):
     name = FACE_SWAP.name
 
     def initialize(self, args: pb_utils.InitializeArgs) -> None:
-        """Prepare the pipeline and the cache's metrics."""
+        """Prepare the pipeline, its other swappers, and the cache's metrics."""
         super().initialize(args)
-        self.versions = model_versions(self.name, self.version, self.stages)
+        self.swappers = self._find_swappers(Path(args["model_repository"]).parent)
         self.metrics = {
             kind: pb_utils.MetricFamily(
                 name=f"warmswap_source_cache_{kind}_total",
@@ -172,22 +204,27 @@ class FaceSwapModel(PipelineModel):
         source, target = (cast(bytes, read_picture(request, name)) for name in ("source_image", "target_image"))
         reference = read_picture(request, "reference_image", optional=True)
         parameters = read_parameters(request)
+        options = parse_swap_options(parameters)
+        pipeline = self.swappers.choose(options.swapper)
+        stages = pipeline.calls.stages
         hits, misses = self.cache.hits, self.cache.misses
         try:
-            result = self.pipeline.swap(
-                source,
-                target,
-                reference,
-                parse_swap_options(parameters),
-                request.is_cancelled,
-            )
+            with self._holding(stages.values()):
+                result = pipeline.swap(source, target, reference, options, request.is_cancelled)
         finally:
             self._count("hits", self.cache.hits - hits)
             self._count("misses", self.cache.misses - misses)
         if self.golden and not parameters and self.golden.is_asked([source, target]):
             self.golden.check_swap(self.stages, result)
-        report = encode_report(swap_report(result, self.versions, self.twins))
+        versions = model_versions(self.name, self.version, stages)
+        report = encode_report(swap_report(result, versions, twin_names(stages)))
         return [bytes_tensor("image", result.image), bytes_tensor("report", report)]
+
+    def _find_swappers(self, repository: Path) -> Swappers:
+        variants = resolve_variants(repository, self.pins, self.stages[FACE_EMBEDDER.name])
+        for name, reason in variants.refused.items():
+            pb_utils.Logger.log_error(f"{self.name} {self.version}: swapper {name} cannot be used: {reason}")
+        return Swappers.of(self.pipeline, variants)
 
     def _count(self, kind: str, amount: int) -> None:
         if amount:
@@ -203,7 +240,9 @@ class FaceAnalysisModel(PipelineModel):
         """Analyse."""
         image = cast(bytes, read_picture(request, "image"))
         parameters = read_parameters(request)
-        faces, embeddings = self.pipeline.analyze(image, parse_analyze_options(parameters))
+        options = parse_analyze_options(parameters)
+        with self._holding(self.stages.values()):
+            faces, embeddings = self.pipeline.analyze(image, options)
         if self.golden and not parameters and self.golden.is_asked([image]):
             self.golden.check_analysis(self.stages, faces, embeddings)
         return [
@@ -283,7 +322,7 @@ def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
         *TRITON_SETTINGS,
         *(f"{STAGE_VERSION_PREFIX}{name}" for name in PIPELINE_STAGES[pipeline]),
     }
-    unknown = sorted(settings.keys() - known)
+    unknown = sorted(key for key in settings if key not in known and not _pins_variant(pipeline, key))
     if unknown:
         raise ValueError(f"unknown parameters {unknown} in config.pbtxt; known are {sorted(known)}")
     return {
@@ -291,6 +330,12 @@ def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
         for key, value in settings.items()
         if key.startswith(STAGE_VERSION_PREFIX)
     }
+
+
+def _pins_variant(pipeline: str, key: str) -> bool:
+    prefix, _, model = key.partition(".")
+    is_pin = f"{prefix}." == STAGE_VERSION_PREFIX and FACE_SWAPPER.name in PIPELINE_STAGES[pipeline]
+    return is_pin and swapper_variant(model) is not None
 
 
 def _setting(settings: Mapping[str, str], key: str, default: int) -> int:

@@ -17,13 +17,13 @@ from typing import Any, Final, Self
 import numpy as np
 import onnx
 
-from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER, MODELS
+from warmswap_ensemble.contract import ANY, FACE_EMBEDDER, FACE_SWAPPER
 from warmswap_ensemble.manifest import Manifest, read_manifest
 from warmswap_export import parity
 from warmswap_export.built import Arrays, BuiltStage, StageSource
 from warmswap_export.errors import ExportError, PackError
 from warmswap_export.graph import OPSET, open_output_dims
-from warmswap_export.packs import Pack, StagePack
+from warmswap_export.packs import Pack, StagePack, stage_spec
 from warmswap_export.precision import PRECISIONS
 from warmswap_export.samples import KnownFaces, any_embedding, find_faces, first_look_frames, stage_samples
 from warmswap_export.scaffold import base_repository
@@ -132,8 +132,8 @@ class PackBuild:
                 settings = {spec: self._base_settings(spec) for spec in ("face_detector", "face_landmarker")}
                 self._faces = find_faces(self._run_base, settings)
             samples = stage_samples(model, self.pack.stage(model).settings, self._faces)
-            if model == FACE_SWAPPER.name:
-                samples["source_embedding"] = self._source_embedding(self._faces)
+            if stage_spec(model) is FACE_SWAPPER:
+                samples["source_embedding"] = self._source_embedding(model, self._faces)
             self._samples[model] = samples
         return self._samples[model]
 
@@ -152,7 +152,7 @@ class PackBuild:
         built, samples = self.stage(model), self.samples(model)
         self.progress(model, "checking parity")
         runner = parity.GraphRunner(graph_bytes)
-        parity.check_contract(runner, MODELS[model])
+        parity.check_contract(runner, stage_spec(model))
         cut = self._cut_frames(model, samples)
         if precision not in PRECISIONS or (precision != "fp32" and not built.half_tolerances):
             raise ExportError(f"{self.pack.stage(model).name} has no form of {precision}")
@@ -171,9 +171,9 @@ class PackBuild:
         height, width = (-(-size * 2 // 3) // multiple * multiple for size in frames.shape[1:3])
         return {"image_rgb": np.ascontiguousarray(frames[:, :height, multiple : width + 2 * multiple])}
 
-    def _source_embedding(self, faces: KnownFaces) -> Any:
+    def _source_embedding(self, swapper: str, faces: KnownFaces) -> Any:
         """Return embeddings for the swapper's sample: of the embedder it goes with, where that is at hand."""
-        wanted = self.pack.stage(FACE_SWAPPER.name).settings.get("embedding_space")
+        wanted = self.pack.stage(swapper).settings.get("embedding_space")
         own = next((stage.settings for stage in self.pack.stages if stage.model == FACE_EMBEDDER.name), None)
         settings = self._base_settings(FACE_EMBEDDER.name)
         if wanted in (None, settings["embedding_space"]):
@@ -182,7 +182,7 @@ class PackBuild:
         if own is not None and own["embedding_space"] == wanted:
             crops = faces.crops(own)[0]
             return self.run(FACE_EMBEDDER.name, {"aligned_crop_rgb": crops})["embedding"][::-1].copy()
-        return any_embedding(int(self.pack.stage(FACE_SWAPPER.name).settings["embedding_length"]))
+        return any_embedding(int(self.pack.stage(swapper).settings["embedding_length"]))
 
     def _is_base(self, model: str) -> bool:
         return any(stage.model == model and stage.pack == BASE_PACK for stage in self.pack.stages)
@@ -235,7 +235,7 @@ def export_stage(
     build.progress(model, "writing")
     _write_version(repository / model / str(version), {MODEL_FILE: data}, manifest, force=force)
     if stage.pack == BASE_PACK:
-        write_stage_warmup(repository / model, build.samples(model) | build.other_frames(model))
+        write_stage_warmup(repository / model, stage_spec(model), build.samples(model) | build.other_frames(model))
     return manifest
 
 
@@ -368,7 +368,7 @@ def _clean(model: onnx.ModelProto, stage: StagePack) -> None:
 
 def _declare_shapes(model: onnx.ModelProto, stage_model: str) -> None:
     """Declare the contract's dimensions, fixed or open; Triton refuses a graph that is not open where the config is."""
-    spec = MODELS[stage_model]
+    spec = stage_spec(stage_model)
     open_output_dims(model, [tensor.name for tensor in spec.outputs if ANY in tensor.shape])
     expected = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
     for value in (*model.graph.input, *model.graph.output):

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from warmswap_ensemble.contract import STAGES
+from warmswap_ensemble.contract import STAGES, SWAPPER_VARIANT_PREFIX, ModelSpec, model_spec
 from warmswap_export.errors import PackError
 from warmswap_export.fetch import PackageFile
 from warmswap_export.weights import WeightFile
@@ -33,7 +33,7 @@ class StagePack:
     """One model of a pack.
 
     Attributes:
-        model: Stage of the contract, for example ``face_detector``.
+        model: Stage of the contract, for example ``face_detector``, or a variant of the swapper (``face_swapper_512``).
         pack: Pack file that it stands in.
         name: What its authors call it.
         architecture: Module of ``warmswap_export.architectures`` that turns its files into a graph of the contract.
@@ -95,8 +95,26 @@ def load_pack(name: str) -> Pack:
     """
     packs = [_load_one(part) for part in name.split("+")]
     stages = {stage.model: stage for pack in packs for stage in pack.stages}
-    order = [spec.name for spec in STAGES]
-    return Pack(name, tuple(sorted(stages.values(), key=lambda stage: order.index(stage.model))))
+    return Pack(name, tuple(sorted(stages.values(), key=lambda stage: stage_order(stage.model))))
+
+
+def stage_order(model: str) -> tuple[int, str]:
+    """Return what stages are sorted by: a request's order; variants of the swapper come last, by name."""
+    known = [spec.name for spec in STAGES]
+    return (known.index(model), "") if model in known else (len(known), model)
+
+
+def stage_spec(model: str) -> ModelSpec:
+    """Return the contract of a stage, or of a variant of the swapper.
+
+    Raises:
+        PackError: the name is of no stage.
+    """
+    spec = model_spec(model)
+    if spec is None or spec not in STAGES:
+        known = ", ".join([*(stage.name for stage in STAGES), f"{SWAPPER_VARIANT_PREFIX}<variant>"])
+        raise PackError(f"{model!r} is no stage of the contract; stages are {known}")
+    return spec
 
 
 def parse_pack(text: str, origin: str = "the pack file") -> Pack:
@@ -176,9 +194,10 @@ class _Table:
 
 
 def _parse_stage(pack: str, model: str, table: _Table) -> StagePack:
-    known = [spec.name for spec in STAGES]
-    if model not in known:
-        raise PackError(f"{table.place}: {model!r} is no stage of the contract; stages are {', '.join(known)}")
+    try:
+        spec = stage_spec(model)
+    except PackError as error:
+        raise PackError(f"{table.place}: {error}") from error
     commercial_use = table.take("commercial_use", (bool, str))
     if commercial_use not in (True, False, UNKNOWN):
         raise PackError(f'{table.place}: commercial_use must be true, false or "unknown", got {commercial_use!r}')
@@ -199,7 +218,7 @@ def _parse_stage(pack: str, model: str, table: _Table) -> StagePack:
         weights={role: _parse_weights(role, files, table.place) for role, files in weights.items()},
     )
     table.refuse_rest()
-    missing = [key for key in NEEDED_SETTINGS[model] if key not in stage.settings]
+    missing = [key for key in NEEDED_SETTINGS[spec.name] if key not in stage.settings]
     if missing:
         raise PackError(f"{table.place} [settings] lacks {', '.join(map(repr, missing))}")
     return stage

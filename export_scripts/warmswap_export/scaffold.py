@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from warmswap_ensemble.contract import PIPELINES, STAGES
+from warmswap_ensemble.contract import FACE_SWAPPER, PIPELINES, STAGES, swapper_variant
 from warmswap_ensemble.manifest import version_dirs
 from warmswap_export.errors import ExportError
 
@@ -40,6 +40,8 @@ def complete_repository(repository: Path, exported: Collection[str]) -> list[str
     if repository.resolve() == base.resolve():
         return []
     copied = []
+    for name in filter(swapper_variant, exported):
+        _complete_variant(base, repository / name)
     for spec in (*STAGES, *PIPELINES):
         source, target = base / spec.name, repository / spec.name
         for part in ("config.pbtxt", "configs", "warmup"):
@@ -50,6 +52,19 @@ def complete_repository(repository: Path, exported: Collection[str]) -> list[str
             _copy(version_dir, target / version_dir.name)
             copied.append(f"{spec.name} {version_dir.name} copied from {base}")
     return copied
+
+
+def _complete_variant(base: Path, target: Path) -> None:
+    """Give a variant of the swapper the configuration of the checkout's, else that of ``face_swapper``."""
+    source = base / target.name
+    if not source.is_dir():
+        source = base / FACE_SWAPPER.name
+        _copy(source / "warmup", target / "warmup")
+    for config in (Path("config.pbtxt"), Path("configs/gpu.pbtxt")):
+        if not (target / config).exists():
+            text = (source / config).read_text(encoding="utf-8")
+            (target / config).parent.mkdir(parents=True, exist_ok=True)
+            (target / config).write_text(text.replace(f'name: "{source.name}"', f'name: "{target.name}"', 1))
 
 
 def _copy(source: Path, target: Path) -> None:

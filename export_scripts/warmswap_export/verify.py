@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from warmswap_ensemble.contract import STAGES
+from warmswap_ensemble.contract import STAGES, swapper_variant
 from warmswap_ensemble.manifest import Manifest, ManifestError, read_manifest, verify_files, version_dirs
 from warmswap_export.errors import ExportError
 from warmswap_export.export import MODEL_FILE, PackBuild, Progress
@@ -76,7 +76,8 @@ def verify_repository(
     Raises:
         ExportError: a name is no stage, the repository holds none, or a pack file is wrong.
     """
-    known = [spec.name for spec in STAGES]
+    variants = sorted(path.name for path in repository.glob("*") if swapper_variant(path.name))
+    known = [*(spec.name for spec in STAGES), *variants]
     for name in stages:
         if name not in known:
             raise ExportError(f"{name!r} is no stage; stages are {', '.join(known)}")

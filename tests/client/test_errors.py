@@ -109,7 +109,7 @@ def test_http_failures(status: str | None, message: str, expected: type[errors.W
 
 def test_only_busy_and_unreachable_servers_are_asked_again() -> None:
     retried = {cls.__name__ for cls in CLASSES if cls.retryable}
-    assert retried == {"ServerUnreachableError", "ServerBusyError", "ModelNotLoadedError"}
+    assert retried == {"ServerUnreachableError", "ServerBusyError", "ModelLoadingError", "ModelNotLoadedError"}
 
 
 def test_sentence_names_server_reason_and_code() -> None:

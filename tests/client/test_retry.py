@@ -5,6 +5,7 @@ import pytest
 from tests.client.support import FakeTime, OpenClient, answer_all, fail_first
 from warmswap_client import (
     NO_RETRIES,
+    ModelLoadingError,
     ModelNotLoadedError,
     NoFaceError,
     RequestTimeoutError,
@@ -142,3 +143,36 @@ def test_deadline_must_be_above_zero(open_client: OpenClient, timeout_s: float) 
     with pytest.raises(ValueError, match="timeout_s must be above 0"):
         open_client(fake=fake, time=FakeTime()).swap(b"s", b"t", timeout_s=timeout_s)
     assert fake.requests == []
+
+
+LOADING = ("UNAVAILABLE", "model_loading: face_swapper_512 is being loaded, ready in about 0.8 s; try again")
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_as_long_as_the_server_says(open_client: OpenClient) -> None:
+    fake, time = FakeTransport(fail_first(5, *LOADING)), FakeTime()
+    client = open_client(fake=fake, time=time, retry=longest(RetryPolicy()))
+    assert client.swap(b"s", b"t").image == b"swapped t"
+    assert len(fake.requests) == 6, "more than max_attempts: each of them was told when to come again"
+    assert time.pauses == pytest.approx([0.9] * 5)
+
+
+def test_a_load_that_outlasts_the_deadline_is_told_before_the_deadline(open_client: OpenClient) -> None:
+    fake, time = FakeTransport(fail_first(99, *LOADING)), FakeTime()
+    client = open_client(fake=fake, time=time, retry=longest(RetryPolicy()), timeout_s=2.0)
+    with pytest.raises(ModelLoadingError, match="is being loaded") as caught:
+        client.swap(b"s", b"t")
+    assert caught.value.retry_after_s == 0.8
+    assert time.pauses == pytest.approx([0.9, 0.9])
+
+
+def test_without_retries_a_load_is_an_error_at_once(open_client: OpenClient) -> None:
+    fake = FakeTransport(fail_first(1, *LOADING))
+    with pytest.raises(ModelLoadingError):
+        open_client(fake=fake, time=FakeTime(), retry=NO_RETRIES).swap(b"s", b"t")
+    assert len(fake.requests) == 1
+
+
+def test_a_load_of_unknown_length_is_not_asked_for_without_a_pause(open_client: OpenClient) -> None:
+    fake, time = FakeTransport(fail_first(2, "UNAVAILABLE", "model_loading: soon")), FakeTime()
+    open_client(fake=fake, time=time, retry=RetryPolicy(random=lambda: 0.0)).swap(b"s", b"t")
+    assert time.pauses == [0.1, 0.1]

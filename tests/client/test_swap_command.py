@@ -98,6 +98,7 @@ def test_every_option_is_a_flag_and_only_given_ones_are_sent(fake: FakeTransport
         "max_faces": "3",
         "output_format": "webp",
         "quality": "80",
+        "swapper": "512",
         "on_no_face": "passthrough",
     }
     assert values.keys() == SWAP_OPTIONS.keys()

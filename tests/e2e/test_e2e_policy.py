@@ -151,7 +151,9 @@ def test_lint_of_the_shipped_repository_is_clean() -> None:
     assert linted.returncode == 0, linted.stdout
     report = json.loads(linted.stdout)
     assert report["findings"] == []
-    assert {(version["model"], version["version"]) for version in report["versions"]} == {(name, 1) for name in MODELS}
+    assert {(version["model"], version["version"]) for version in report["versions"]} == {
+        (name, 1) for name in (*MODELS, "face_swapper_512")
+    }
     stages = [version for version in report["versions"] if version["name"]]
     assert {version["commercial_use"] for version in stages} == {True}
     assert {version["twin_seed"] for version in stages} == {None}
@@ -160,9 +162,10 @@ def test_lint_of_the_shipped_repository_is_clean() -> None:
         "face_landmarker": None,
         "face_embedder": "dlib_resnet_v1",
         "face_swapper": None,
+        "face_swapper_512": None,
     }
     text = warmswap("lint", "--repository", REPOSITORY).stdout.splitlines()
-    assert len(text) == 1 + len(MODELS) + 2
+    assert len(text) == 1 + len(MODELS) + 1 + 2
     assert text[-1] == "0 findings"
 
 

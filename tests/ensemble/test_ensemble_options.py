@@ -87,7 +87,7 @@ EXPECTATION = {
 
 
 def test_every_option_has_bad_values() -> None:
-    assert set(BAD) == set(EXPECTATION) == set(SWAP_OPTIONS)
+    assert set(BAD) == set(EXPECTATION) == set(SWAP_OPTIONS) - {"swapper"}, "the pipeline knows its swappers"
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])

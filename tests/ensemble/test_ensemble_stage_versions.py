@@ -7,7 +7,7 @@ import pytest
 
 from warmswap_ensemble.contract import FACE_ANALYSIS, FACE_SWAP, PIPELINE_STAGES
 from warmswap_ensemble.manifest import Manifest, ManifestError
-from warmswap_ensemble.stage_versions import resolve_stages
+from warmswap_ensemble.stage_versions import resolve_stages, resolve_variants
 
 
 def write_version(
@@ -125,3 +125,24 @@ def test_swapper_whose_embeddings_nobody_makes_is_refused(repository: Path) -> N
     assert (pinned["face_swapper"].version, pinned["face_embedder"].version) == (11, 1)
     assert resolve_stages(FACE_SWAP.name, repository, {"face_swapper": "10"})
     assert resolve_stages(FACE_ANALYSIS.name, repository, {}), "analysis swaps nothing"
+
+
+def test_variants_beside_the_swapper_are_found_and_broken_ones_are_named(repository: Path) -> None:
+    write_version(repository, "face_swapper_512", 1)
+    write_version(repository, "face_swapper_512", 2)
+    write_version(repository, "face_swapper_hq", 3, identity=["source_embedding"], **ARCFACE)
+    write_version(repository, "face_swapper_liar", 1, says="face_swapper")
+    write_version(repository, "face_swapper_default", 1)
+    (repository / "face_swapper_empty").mkdir()
+    (repository / "face_swapper_file").write_text("no folder")
+    write_version(repository, "face_embedder", 11, embedding_space="dlib", embedding_length=128)
+    embedder = resolve_stages(FACE_SWAP.name, repository, {})["face_embedder"]
+    variants = resolve_variants(repository, {"face_swapper_512": "1", "face_swapper_gone": "4"}, embedder)
+    assert {name: (stage.model, stage.version) for name, stage in variants.usable.items()} == {
+        "512": ("face_swapper_512", 1)
+    }
+    assert variants.refused.keys() == {"hq", "liar", "empty", "gone"}
+    assert "wants embeddings of the space arcface" in variants.refused["hq"]
+    assert "is of face_swapper, not of face_swapper_liar" in variants.refused["liar"]
+    assert "has no version directory" in variants.refused["empty"]
+    assert variants.refused["gone"] == "it is pinned to version 4, and there is no face_swapper_gone"

@@ -11,7 +11,7 @@ import pytest
 from warmswap_ensemble.contract import STAGES
 from warmswap_ensemble.geometry import WARP_TEMPLATES
 from warmswap_export.errors import PackError, WeightsError
-from warmswap_export.packs import load_pack, pack_names, parse_pack
+from warmswap_export.packs import load_pack, pack_names, parse_pack, stage_spec
 from warmswap_export.weights import WeightFile, find_weights
 
 GOOD = """
@@ -45,7 +45,7 @@ def test_every_shipped_pack_says_what_the_pipeline_must_know(name: str) -> None:
             "face_landmarker": {"crop_size", "warp_template"},
             "face_embedder": {"crop_size", "warp_template", "embedding_length", "embedding_space"},
             "face_swapper": {"crop_size", "warp_template", "identity"},
-        }[stage.model]
+        }[stage_spec(stage.model).name]
         assert wanted <= stage.settings.keys()
         for key in ("warp_template", "source_warp_template"):
             assert stage.settings.get(key, "ffhq_512") in WARP_TEMPLATES
@@ -65,8 +65,8 @@ def test_every_embedding_space_that_a_swapper_wants_is_made_by_some_embedder() -
 def test_packs_are_put_together_and_the_later_one_wins() -> None:
     pack = load_pack("open+buffalo_l+inswapper_128")
 
-    assert [stage.model for stage in pack.stages] == [spec.name for spec in STAGES]
-    assert [stage.pack for stage in pack.stages] == ["buffalo_l", "open", "buffalo_l", "inswapper_128"]
+    assert [stage.model for stage in pack.stages] == [*(spec.name for spec in STAGES), "face_swapper_512"]
+    assert [stage.pack for stage in pack.stages] == ["buffalo_l", "open", "buffalo_l", "inswapper_128", "open"]
 
 
 def test_a_pack_file_of_ones_own_is_read_by_its_path(tmp_path: Path) -> None:

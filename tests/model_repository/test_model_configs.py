@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.model_repository.support import CONFIGS, REPOSITORY, model_of, name_of, parse
-from warmswap_ensemble.contract import MODELS, PIPELINES, STAGES, TensorSpec
+from warmswap_ensemble.contract import MODELS, PIPELINE_SETTINGS, PIPELINES, STAGES, ModelSpec, TensorSpec, model_spec
 
 TRITON_TYPES = {"UINT8": "TYPE_UINT8", "INT32": "TYPE_INT32", "FP32": "TYPE_FP32", "BYTES": "TYPE_STRING"}
 BYTES_PER_ELEMENT = {"TYPE_UINT8": 1, "TYPE_INT32": 4, "TYPE_FP32": 4}
@@ -18,10 +18,16 @@ every_config = pytest.mark.parametrize(
 )
 
 
-def test_folders_are_the_models_of_the_contract() -> None:
+def spec_of(config: Path) -> ModelSpec:
+    spec = model_spec(model_of(config))
+    assert spec is not None
+    return spec
+
+
+def test_folders_are_the_models_of_the_contract_and_a_variant() -> None:
     folders = {path.name for path in REPOSITORY.iterdir() if path.is_dir()}
-    assert folders == set(MODELS)
-    assert all((REPOSITORY / name / "config.pbtxt").is_file() for name in MODELS)
+    assert folders == {*MODELS, "face_swapper_512"}
+    assert all((REPOSITORY / name / "config.pbtxt").is_file() for name in folders)
 
 
 def as_tensors(tensors: Any) -> list[tuple[str, str, tuple[int, ...], bool]]:
@@ -34,15 +40,15 @@ def expected_tensors(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tupl
 
 @every_config
 def test_tensors_are_those_of_the_contract(config: Path) -> None:
-    parsed, spec = parse(config), MODELS[model_of(config)]
-    assert parsed.name == spec.name
+    parsed, spec = parse(config), spec_of(config)
+    assert parsed.name == model_of(config)
     assert as_tensors(parsed.input) == expected_tensors(spec.inputs)
     assert as_tensors(parsed.output) == expected_tensors(spec.outputs)
 
 
 @every_config
 def test_backend_and_batch_fit_the_kind_of_model(config: Path) -> None:
-    parsed, spec = parse(config), MODELS[model_of(config)]
+    parsed, spec = parse(config), spec_of(config)
     assert parsed.backend == ("python" if spec in PIPELINES else "onnxruntime")
     if spec.max_batch == 0:
         assert parsed.max_batch_size == 0
@@ -57,14 +63,14 @@ def test_instances_are_counted_explicitly(config: Path) -> None:
     assert len(groups) == 1
     assert groups[0].count >= 1
     kind = name_of("ModelInstanceGroup.Kind", groups[0].kind)
-    is_for_gpus = config.stem == "gpu" and model_of(config) in {spec.name for spec in STAGES}
+    is_for_gpus = config.stem == "gpu" and spec_of(config) in STAGES
     assert kind == ("KIND_GPU" if is_for_gpus else "KIND_CPU")
 
 
 @every_config
 def test_queue_is_bounded_and_refuses(config: Path) -> None:
     parsed = parse(config)
-    if config.stem != "gpu" and model_of(config) in {spec.name for spec in STAGES}:
+    if config.stem != "gpu" and spec_of(config) in STAGES:
         # Triton 24.10 lets requests of a dynamic batcher sleep half a second behind a busy instance.
         assert not parsed.HasField("dynamic_batching")
         return
@@ -78,7 +84,7 @@ def test_queue_is_bounded_and_refuses(config: Path) -> None:
 
 @every_config
 def test_warmup_sends_real_files_of_the_right_size(config: Path) -> None:
-    parsed, spec = parse(config), MODELS[model_of(config)]
+    parsed, spec = parse(config), spec_of(config)
     assert parsed.model_warmup
     required = {tensor.name: tensor for tensor in spec.inputs if not tensor.optional}
     for sample in parsed.model_warmup:
@@ -91,7 +97,7 @@ def test_warmup_sends_real_files_of_the_right_size(config: Path) -> None:
             assert data_type == TRITON_TYPES[tensor.datatype]
             assert len(dims) == len(tensor.shape)
             assert all(want in (-1, have) and have > 0 for want, have in zip(tensor.shape, dims, strict=True))
-            data = (REPOSITORY / spec.name / "warmup" / value.input_data_file).read_bytes()
+            data = (REPOSITORY / model_of(config) / "warmup" / value.input_data_file).read_bytes()
             if data_type == "TYPE_STRING":
                 assert int.from_bytes(data[:4], "little") == len(data) - 4
             else:
@@ -112,7 +118,7 @@ def test_every_warmup_file_is_used(model: str) -> None:
 @every_config
 def test_stages_are_warmed_with_and_without_a_batch(config: Path) -> None:
     """Both shapes must have run before the first request."""
-    if MODELS[model_of(config)] in STAGES:
+    if spec_of(config) in STAGES:
         assert {1, 2} <= {sample.batch_size for sample in parse(config).model_warmup}
 
 
@@ -126,7 +132,7 @@ def test_no_made_up_data_anywhere(config: Path) -> None:
 @pytest.mark.parametrize("spec", PIPELINES, ids=lambda spec: spec.name)
 def test_pipeline_parameters_are_known(spec: Any) -> None:
     parameters = parse(REPOSITORY / spec.name / "config.pbtxt").parameters
-    known = {"first_look", "fixed_frames", "max_image_bytes", "max_image_pixels", "source_cache_entries"}
+    known = set(PIPELINE_SETTINGS)
     assert {"max_image_bytes", "max_image_pixels"} <= set(parameters)
     assert all(name in known or name.startswith("stage_version.") for name in parameters)
     assert all(value.string_value.isdecimal() for value in parameters.values())

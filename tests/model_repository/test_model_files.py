@@ -11,14 +11,24 @@ import onnxruntime
 import pytest
 
 from tests.model_repository.support import REPOSITORY, ROOT, tracked_files
-from warmswap_ensemble.contract import FACE_SWAP, MODELS, PIPELINE_STAGES, PIPELINES, STAGES, ModelSpec, TensorSpec
+from warmswap_ensemble.contract import (
+    FACE_SWAP,
+    MODELS,
+    PIPELINE_STAGES,
+    PIPELINES,
+    STAGES,
+    ModelSpec,
+    TensorSpec,
+    model_spec,
+)
 from warmswap_ensemble.geometry import WARP_TEMPLATES
 from warmswap_ensemble.manifest import read_manifest, verify_files, version_dirs
 from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.stage_versions import resolve_stages
 
 ONNX_TYPES = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
-VERSIONS = [path for spec in STAGES for path in version_dirs(REPOSITORY / spec.name)]
+STAGE_NAMES = [*(spec.name for spec in STAGES), "face_swapper_512"]
+VERSIONS = [path for name in STAGE_NAMES for path in version_dirs(REPOSITORY / name)]
 NEEDED_SETTINGS = {
     "face_detector": {"input_size_hw", "frame_multiple", "min_score", "first_look"},
     "face_landmarker": {"crop_size", "warp_template"},
@@ -32,6 +42,12 @@ MOST_BYTES = 30_000_000
 every_version = pytest.mark.parametrize(
     "version_dir", VERSIONS, ids=[str(path.relative_to(REPOSITORY)) for path in VERSIONS]
 )
+
+
+def spec_of(version_dir: Path) -> ModelSpec:
+    spec = model_spec(version_dir.parent.name)
+    assert spec is not None
+    return spec
 
 
 def session_of(version_dir: Path) -> Any:
@@ -50,13 +66,13 @@ def assert_fits(value: Any, tensor: TensorSpec) -> None:
 
 
 def test_every_model_has_a_version() -> None:
-    assert {path.parent.name for path in VERSIONS} == {spec.name for spec in STAGES}
+    assert {path.parent.name for path in VERSIONS} == set(STAGE_NAMES)
     assert all(version_dirs(REPOSITORY / name) for name in MODELS)
 
 
 @every_version
 def test_graph_has_the_tensors_of_the_contract(version_dir: Path) -> None:
-    spec, session = MODELS[version_dir.parent.name], session_of(version_dir)
+    spec, session = spec_of(version_dir), session_of(version_dir)
     for specs, values in ((spec.inputs, session.get_inputs()), (spec.outputs, session.get_outputs())):
         assert sorted(value.name for value in values) == sorted(tensor.name for tensor in specs)
         by_name = {value.name: value for value in values}
@@ -66,7 +82,7 @@ def test_graph_has_the_tensors_of_the_contract(version_dir: Path) -> None:
 
 @every_version
 def test_graph_answers_its_warmup_with_the_shapes_of_the_contract(version_dir: Path) -> None:
-    spec, settings = MODELS[version_dir.parent.name], read_manifest(version_dir).settings
+    spec, settings = spec_of(version_dir), read_manifest(version_dir).settings
     sides = settings.get("input_size_hw") or [settings["crop_size"]] * 2
     inputs = {}
     for tensor in spec.inputs:
@@ -128,7 +144,7 @@ def test_licence_allows_commercial_use(version_dir: Path) -> None:
 @every_version
 def test_settings_that_the_pipeline_reads_are_there(version_dir: Path) -> None:
     settings = read_manifest(version_dir).settings
-    assert NEEDED_SETTINGS[version_dir.parent.name] <= set(settings)
+    assert NEEDED_SETTINGS[spec_of(version_dir).name] <= set(settings)
     assert settings.get("warp_template", "dlib_150") in WARP_TEMPLATES
     assert 16 <= settings.get("crop_size", 16) <= 1024
     assert 0 < settings.get("min_score", 0.5) < 1
@@ -180,10 +196,10 @@ def test_no_file_that_triton_would_stumble_over() -> None:
         assert "__pycache__" not in parts, path
         assert not any(part.startswith(".") for part in parts), path
         if len(parts) == 1:
-            assert parts == ("README.md",)
+            assert parts[0] in ("README.md", "residency.toml")
             continue
         model, *rest = parts
-        assert model in MODELS, path
+        assert model in MODELS or model in STAGE_NAMES, path
         match rest:
             case ["config.pbtxt"]:
                 pass
@@ -195,7 +211,7 @@ def test_no_file_that_triton_would_stumble_over() -> None:
                 assert version.isdecimal(), path
                 expected = (
                     {"model.onnx", "manifest.json"}
-                    if model in PIPELINE_STAGES[FACE_SWAP.name]
+                    if model in STAGE_NAMES
                     else {
                         "model.py",
                         "golden.json",

@@ -66,6 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they were compiled; full = all (default: %(default)s)",
     )
     parser.add_argument(
+        "--residency",
+        type=Path,
+        metavar="FILE",
+        help="which models are loaded on demand, and how much memory all may take "
+        "(default: $WARMSWAP_RESIDENCY, or residency.toml in the repository)",
+    )
+    parser.add_argument(
+        "--preload",
+        type=_names,
+        metavar="MODEL[,MODEL]",
+        help="load only these at the start, and the stages that they call: face_analysis, face_swap, ... "
+        "(default: all that is resident)",
+    )
+    parser.add_argument(
         "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
     )
 
@@ -96,8 +110,14 @@ def run(args: argparse.Namespace) -> int:
             compile_to=args.compile,
             compile_cache=args.compile_cache,
             verify_fully=args.verify == "full",
+            residency=args.residency,
+            preload=args.preload,
         )
         return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _port(text: str) -> int:

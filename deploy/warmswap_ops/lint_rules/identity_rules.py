@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from warmswap_ensemble.contract import FACE_EMBEDDER, FACE_SWAPPER, PIPELINES
+from warmswap_ensemble.contract import FACE_EMBEDDER, FACE_SWAPPER, PIPELINES, model_spec
 from warmswap_ensemble.identity import (
     EmbeddingSpace,
     IdentityError,
@@ -54,7 +54,8 @@ def identity_is_declared(repository: RepositoryOnDisk) -> Iterator[Finding]:
     """
     checks: dict[str, Callable[[Version], object]] = {FACE_SWAPPER.name: wanted_space, FACE_EMBEDDER.name: space_of}
     for version, manifest in _with_manifest(repository):
-        check = checks.get(version.model)
+        spec = model_spec(version.model)
+        check = checks.get(spec.name) if spec else None
         try:
             if check:
                 check(manifest)
@@ -121,7 +122,8 @@ RULES: Final[tuple[Rule, ...]] = (
 
 def _with_manifest(repository: RepositoryOnDisk, model: str | None = None) -> Iterator[tuple[VersionOnDisk, Manifest]]:
     for version in repository.versions:
-        if version.manifest is not None and model in (None, version.model):
+        spec = model_spec(version.model)
+        if version.manifest is not None and (model is None or (spec is not None and spec.name == model)):
             yield version, version.manifest
 
 

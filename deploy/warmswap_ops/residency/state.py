@@ -1,0 +1,123 @@
+"""What the manager knows of one model."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from warmswap_ops.residency.policy import ON_DEMAND, RESIDENT, ModelPolicy
+
+FIRST_BACKOFF_S: Final = 5.0
+LONGEST_BACKOFF_S: Final = 60.0
+FIRST_ESTIMATE_MS: Final = 700.0
+ESTIMATE_MS_PER_MB: Final = 3.0
+LEAST_ESTIMATE_MS: Final = 100.0
+
+
+class LoadState(StrEnum):
+    """Where a model is between disk and memory."""
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """One model; guarded by the manager's lock.
+
+    Attributes:
+        name: Model.
+        policy: How it is kept.
+        memory_mb: What it takes: estimated until ``measured``.
+        file_mb: Size of its files, for the first guess how long its load takes.
+        leases: Requests that use it now.
+        waiting: Requests that wait for its load.
+        load_ms: What its last load took.
+        failure: Why its last load failed.
+        retry_at_s: Not loaded again before this moment of ``time.monotonic()``.
+    """
+
+    name: str
+    policy: ModelPolicy
+    memory_mb: float
+    file_mb: float = 0.0
+    state: LoadState = LoadState.ABSENT
+    measured: bool = False
+    wanted: bool = False
+    suspect: bool = False
+    leases: int = 0
+    waiting: int = 0
+    loads: int = 0
+    load_ms: float | None = None
+    load_started_s: float = 0.0
+    failed_loads: int = 0
+    failures_in_a_row: int = 0
+    failure: str | None = None
+    retry_at_s: float = 0.0
+    waits: int = 0
+    wait_ms_sum: float = 0.0
+    unloads: Counter[str] = field(default_factory=Counter)
+    last_used_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it takes memory: ready, or on its way in or out."""
+        return self.state is not LoadState.ABSENT
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers requests."""
+        return self.state is LoadState.READY
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could be unloaded now."""
+        return self.policy.on_demand and self.ready and not self.leases and not self.waiting
+
+    def estimate_ms(self) -> float:
+        """Return how long it will take until it is ready, as far as anybody can tell."""
+        whole_ms = self.load_ms or FIRST_ESTIMATE_MS + ESTIMATE_MS_PER_MB * self.file_mb
+        if self.state is LoadState.LOADING:
+            whole_ms -= (time.monotonic() - self.load_started_s) * 1e3
+        return max(LEAST_ESTIMATE_MS, whole_ms)
+
+    def fail(self, reason: str) -> None:
+        """Note a failed load."""
+        self.state = LoadState.ABSENT
+        self.failure = reason
+        self.failed_loads += 1
+        backoff_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**self.failures_in_a_row)
+        self.failures_in_a_row += 1
+        self.retry_at_s = time.monotonic() + backoff_s
+
+    def succeed(self, load_ms: float) -> None:
+        """Note a load that worked."""
+        self.state = LoadState.READY
+        self.load_ms = load_ms
+        self.loads += 1
+        self.failure, self.failures_in_a_row, self.suspect = None, 0, False
+        self.last_used_s = time.monotonic()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "residency": ON_DEMAND if self.policy.on_demand else RESIDENT,
+            "state": self.state.value,
+            "loaded": self.loaded,
+            "leases": self.leases,
+            "memory_mb": round(self.memory_mb, 1),
+            "memory_measured": self.measured,
+            "loads": self.loads,
+            "load_ms": None if self.load_ms is None else round(self.load_ms, 1),
+            "failed_loads": self.failed_loads,
+            "failure": self.failure,
+            "waits": self.waits,
+            "wait_ms_sum": round(self.wait_ms_sum, 1),
+            "unloads": dict(self.unloads),
+            "idle_for_s": round(time.monotonic() - self.last_used_s, 3),
+        }
