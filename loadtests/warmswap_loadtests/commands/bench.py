@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = "measure: cold, soak, overhead, start, composite, batching, detect, detector, paste; each against what it is compared with"
+HELP: Final = (
+    "measure: cold, soak, avalanche, overhead, start, composite, batching, detect, detector, on-demand, paste; "
+    "each against what it is compared with"
+)
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
