@@ -69,8 +69,8 @@ def render_charts(results: Mapping[str, Any], theme: Theme) -> dict[str, bytes]:
     charts: dict[str, bytes] = {}
     for state in states:
         suffix = "" if state == WARM or len(states) == 1 else f"-{state}"
-        charts[LATENCY + suffix] = _png(_latency_figure(results, state, theme), theme)
-        charts[PHASES + suffix] = _png(_phases_figure(results, state, theme), theme)
+        charts[LATENCY + suffix] = png(_latency_figure(results, state, theme), theme)
+        charts[PHASES + suffix] = png(_phases_figure(results, state, theme), theme)
     return charts
 
 
@@ -97,13 +97,13 @@ def _latency_figure(results: Mapping[str, Any], state: str, theme: Theme) -> Fig
         top.set_xlim(begin_s - (margin_s if column == 0 else 0), end_s + margin_s)
         top.set_yscale("log")
         top.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        top.yaxis.set_major_formatter(FuncFormatter(_milliseconds))
+        top.yaxis.set_major_formatter(FuncFormatter(milliseconds))
         top.yaxis.set_minor_formatter(NullFormatter())
         bottom.set_ylim(len(runs) - 0.4, -0.6)
         bottom.set_yticks(range(len(runs)), list(runs))
         bottom.set_xlabel("seconds after exec" if column == 0 else "seconds after exec (rest of the window)")
         for axes in (top, bottom):
-            _dress(axes, theme)
+            dress(axes, theme)
         bottom.grid(visible=False, axis="y")
     grid[0][0].set_ylabel("latency from the intended send time")
     for lane, label in enumerate(grid[1][0].get_yticklabels()):
@@ -178,13 +178,13 @@ def _phases_figure(results: Mapping[str, Any], state: str, theme: Theme) -> Figu
     left.set_title("From exec to the first correct answer", loc="left", fontsize=11, color=theme.ink)
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    right.xaxis.set_major_formatter(FuncFormatter(_milliseconds))
+    right.xaxis.set_major_formatter(FuncFormatter(milliseconds))
     right.xaxis.set_minor_formatter(NullFormatter())
     right.margins(x=0.22)
     right.set_xlabel("latency")
     right.set_title("The first request against the steady median", loc="left", fontsize=11, color=theme.ink)
     for axes in (left, right):
-        _dress(axes, theme)
+        dress(axes, theme)
         axes.grid(visible=False, axis="y")
     handles = [
         Line2D([], [], color=colour, linewidth=8, label=label)
@@ -269,11 +269,13 @@ def _colour(name: str, theme: Theme) -> str:
     return COLOURS.get(name, theme.ink)
 
 
-def _milliseconds(value: float, _: int | None) -> str:
+def milliseconds(value: float, _: int | None) -> str:
+    """Return the text of a tick."""
     return f"{value / 1e3:g} s" if value >= 1e3 else f"{value:g} ms"
 
 
-def _dress(axes: Axes, theme: Theme) -> None:
+def dress(axes: Axes, theme: Theme) -> None:
+    """Give axes the look of all our charts."""
     axes.set_facecolor(theme.paper)
     axes.grid(color=theme.faint, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -285,7 +287,8 @@ def _dress(axes: Axes, theme: Theme) -> None:
         spine.set_visible(side in ("left", "bottom"))
 
 
-def _png(figure: Figure, theme: Theme) -> bytes:
+def png(figure: Figure, theme: Theme) -> bytes:
+    """Return a chart as PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DPI, facecolor=theme.paper)
     return data.getvalue()

@@ -13,7 +13,7 @@ from warmswap_loadtests.cold.charts import DARK, LATENCY, LIGHT, render_charts
 from warmswap_loadtests.cold.figures import BASELINE, METRICS, STEADY_FACTOR, STEADY_WINDOW_S
 from warmswap_loadtests.cold.table import SHARED_CORES, range_text, value_text
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #59636e; --line: #d0d7de; --good: #0a6640; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #16191d; --ink: #e6edf3; --soft: #9198a1; --line: #3d444d; --good: #4cc38a; } }
@@ -40,7 +40,7 @@ def _page(results: Mapping[str, Any]) -> Iterator[str]:
     title = f"Cold start, pack {escape(settings['pack'])}"
     yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{title}</title><style>{_STYLE}</style></head><body>"
+    yield f"<title>{title}</title><style>{STYLE}</style></head><body>"
     yield f"<h1>{title}</h1>"
     yield f'<p class="soft">{escape(results["time"])}, commit {escape(str(results["git_commit"]))}</p>'
     yield from _introduction(results)

@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     soak.add_argument("--minutes", type=_positive, default=5.0, help="of load (default: %(default)s)")
     soak.add_argument("--rate", type=_positive, help="arrivals a second (default: half of what the server can do)")
     soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
-    for benchmark in (cold, soak, overhead, start, composite, batching, detect, detector, paste):
+    avalanche = benchmarks.add_parser("avalanche", help="new replicas under load behind Envoy: naive, ours")
+    _add_avalanche_arguments(avalanche)
+    for benchmark in (cold, avalanche, soak, overhead, start, composite, batching, detect, detector, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
     for benchmark in (soak, overhead, start, batching, detect, detector):
         benchmark.add_argument(
@@ -83,6 +85,21 @@ def _add_cold_arguments(cold: argparse.ArgumentParser) -> None:
     cold.add_argument("--contender", action="append", metavar="NAME", help="only this one; may be repeated")
     cold.add_argument("--out", type=Path, metavar="DIR", help="write results.json, report.html and charts here")
     cold.add_argument("--redraw", action="store_true", help="measure nothing: draw what results.json in --out holds")
+
+
+def _add_avalanche_arguments(avalanche: argparse.ArgumentParser) -> None:
+    avalanche.add_argument(
+        "--pack", choices=("open", "twin"), default="open", help="what is served (default: %(default)s)"
+    )
+    avalanche.add_argument("--repository", type=Path, help="model repository (default: that of the pack)")
+    avalanche.add_argument(
+        "--seconds", type=_positive, default=60.0, help="of arrivals, for each set-up (default: %(default)s)"
+    )
+    avalanche.add_argument(
+        "--rate", type=_positive, help="arrivals a second in the spike (default: half of what one replica can do)"
+    )
+    avalanche.add_argument("--out", type=Path, metavar="DIR", help="write avalanche.json, .png and .html here")
+    avalanche.add_argument("--redraw", action="store_true", help="measure nothing: draw what avalanche.json holds")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,6 +135,20 @@ def _soak(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]
     from warmswap_loadtests.soak import SoakOptions, measure_soak, soak_lines
 
     return measure_soak(SoakOptions(args.repository, args.minutes, args.rate, args.contender), progress), soak_lines
+
+
+def _avalanche(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.avalanche import bench as avalanche
+    from warmswap_loadtests.avalanche.table import avalanche_lines
+
+    options = avalanche.AvalancheOptions(args.pack, args.repository, args.seconds, args.rate)
+    if args.out and not args.redraw:
+        avalanche.make_folder(args.out)  # now, not when all is measured
+    results = avalanche.read_results(args.out) if args.redraw else avalanche.measure_avalanche(options, progress)
+    if args.out:
+        for path in avalanche.write_results(results, args.out):
+            progress(f"wrote {path}")
+    return results, avalanche_lines
 
 
 def _overhead(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
@@ -169,6 +200,7 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
     "cold": _cold,
     "soak": _soak,
+    "avalanche": _avalanche,
     "overhead": _overhead,
     "start": _start,
     "composite": _composite,
