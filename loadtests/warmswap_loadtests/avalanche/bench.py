@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from warmswap_loadtests.answers import AnswerCheck
 from warmswap_loadtests.avalanche.figures import summarise
 from warmswap_loadtests.avalanche.run import Rest, RunningSetUp
@@ -32,6 +34,9 @@ CHART_NAME: Final = "avalanche.png"
 REPORT_NAME: Final = "avalanche.html"
 LEAST_TIMEOUT_S: Final = 2.0
 """More than for single replicas: one that starts takes cores from those that serve, on one machine."""
+BUSY_SAMPLE_S: Final = 1.0
+BUSY_PERCENT: Final = 15.0
+"""Of all cores, before a set-up starts: more than that is somebody else, and takes part in every figure."""
 LEAST_SECONDS: Final = 8.0
 """A shorter load leaves no time to start a replica in the phase in which it counts."""
 
@@ -92,10 +97,14 @@ def measure_avalanche(options: AvalancheOptions, progress: Callable[[str], None]
         check = AnswerCheck(payload.target, rests[contenders[0].name].answer)
         runs: dict[str, Any] = {}
         for contender in contenders:
+            busy_percent = psutil.cpu_percent(BUSY_SAMPLE_S)
             rates = f"{scenario.base_rate:g}, then {scenario.spike_rate:g} requests/s"
             progress(f"{contender.name}: {rates}, for {scenario.seconds:g} s, time-out {scenario.timeout_s:g} s")
+            if busy_percent > BUSY_PERCENT:
+                progress(f"others keep this machine {busy_percent:.0f} % busy: the figures will show that, not us")
+            facts = {"summary": contender.summary, "busy_before_percent": busy_percent}
             with _named(contender.name), RunningSetUp(contender, scenario, payload, work / contender.name) as running:
-                runs[contender.name] = {"summary": contender.summary, **running.measure_load(check)}
+                runs[contender.name] = {**facts, **running.measure_load(check)}
     results = {
         "benchmark": "avalanche",
         "command": command_line(),

@@ -177,9 +177,13 @@ class Fleet:
         return True
 
     def kill_oldest(self, *, busy_only: bool) -> bool:
-        """SIGKILL the replica that has been there longest, unplanned. False = not now: it has nothing in work."""
+        """SIGKILL the replica that has been there longest, unplanned.
+
+        Returns:
+            False = not now: there is no other, or it has nothing in work.
+        """
         routed = self._routed()
-        if not routed:
+        if len(routed) < 2:
             return False
         replica = routed[0]
         active = {state.address: state.active for state in self.envoy.upstreams(SERVICE)}

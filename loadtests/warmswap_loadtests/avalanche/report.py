@@ -117,6 +117,9 @@ def _conditions(results: Mapping[str, Any]) -> Iterator[str]:
         "request": results["settings"]["request"],
         "one replica at rest": "; ".join(rest),
         "generator": f"at most {lag_ms:.0f} ms late",
+        "cores busy with other things beforehand": ", ".join(
+            f"{run['busy_before_percent']:.0f} %" for run in results["runs"].values()
+        ),
         "duration": f"{results['took_s'] / 60:.0f} minutes",
     }
     yield "<h2>Conditions</h2><dl>"

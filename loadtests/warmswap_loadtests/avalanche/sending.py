@@ -128,8 +128,10 @@ def _failure(record: Record[Answer], entry: Mapping[str, Any]) -> str | None:
         return WRONG
     if record.outcome is Outcome.TIMED_OUT:
         return NO_ANSWER
-    for flag in str(entry.get("flags") or "-").split(","):
+    status = int(entry.get("status") or 0)
+    if status in (0, 200):  # 200: its head came through, its body did not
+        return BROKEN
+    for flag in str(entry.get("flags")).split(","):
         if flag in _FLAGS:
             return _FLAGS[flag]
-    status = int(entry.get("status") or 0)
-    return f"{status} from the replica" if status and status != 200 else BROKEN
+    return f"{status} from the replica"
