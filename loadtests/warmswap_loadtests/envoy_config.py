@@ -191,12 +191,10 @@ def _cluster(service: Service, folder: Path) -> Config:
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
         **({"least_request_lb_config": {"slow_start_config": slow_start}} if service.slow_start_s > 0 else {}),
-        # An endpoint that is not ready gets nothing, though no other is; one that was removed gets nothing more,
-        # though its probe is still answered; and a new one gets nothing before its first probe was.
-        # Envoy would gather changes of health for a second before it acts on them.
+        # A replica that is not ready gets nothing, though no other is; one that was removed gets nothing more, though
+        # its probe is still answered. Envoy would gather changes of health for a second before it acts on them.
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},
-            "ignore_new_hosts_until_first_hc": True,
             "update_merge_window": "0s",
         },
         "ignore_health_on_host_removal": True,

@@ -28,7 +28,9 @@ SERVICE = Service("swap", PROBE, probe_interval_s=0.1, slow_start_s=1.0)
 
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
-    services = [SERVICE, Service("calls", PROBE, protocol="grpc", probe_interval_s=0.1)]
+    # A replica of "rare" is known to be dead from refused connections only, and a new one stays the last choice.
+    rare = Service("rare", PROBE, probe_interval_s=5.0, slow_start_s=300.0)
+    services = [SERVICE, Service("calls", PROBE, protocol="grpc", probe_interval_s=0.1), rare]
     with Envoy(services, tmp_path_factory.mktemp("envoy")) as running:
         yield running
 
@@ -57,7 +59,9 @@ def ask(envoy: Envoy, requests: int) -> list[tuple[int, str | None]]:
 
 
 @contextmanager
-def load(envoy: Envoy, seconds: float, prefix: str = "") -> Iterator[Callable[[], list[Record[str]]]]:
+def load(
+    envoy: Envoy, seconds: float, prefix: str = "", service: str = "swap"
+) -> Iterator[Callable[[], list[Record[str]]]]:
     """Send 100 requests a second meanwhile, each with its number; yields what waits for their end."""
 
     async def run() -> list[Record[str]]:
@@ -66,7 +70,9 @@ def load(envoy: Envoy, seconds: float, prefix: str = "") -> Iterator[Callable[[]
             async def send(index: int) -> str:
                 headers = {REQUEST_HEADER: f"{prefix}{index}"}
                 try:
-                    async with session.post(f"http://{envoy.address('swap')}/", data=b"x", headers=headers) as response:
+                    async with session.post(
+                        f"http://{envoy.address(service)}/", data=b"x", headers=headers
+                    ) as response:
                         if response.status != 200:
                             raise RequestFailedError(f"HTTP {response.status}: {await response.text()}")
                         return response.headers[UPSTREAM_HEADER]
@@ -125,6 +131,20 @@ def test_replicas_come_go_and_die_under_load_and_no_request_is_lost(
     assert {record.outcome for record in records} == {Outcome.ANSWERED}, [r.detail for r in records if r.detail]
     assert {record.answer for record in records} == {up.endpoint.address for up in (first, second, third)}
     assert envoy.counters("swap")["upstream_rq_retry"] > 0  # the death was seen, and made good
+
+
+def test_a_dead_replica_is_not_the_first_choice_though_it_has_nothing_in_work(envoy: Envoy) -> None:
+    with Upstream() as old, Upstream(takes_s=0.2) as new:
+        envoy.set_endpoints("rare", [old.endpoint])
+        envoy.wait_healthy("rare", 1)
+        envoy.set_endpoints("rare", [old.endpoint, new.endpoint])
+        envoy.wait_healthy("rare", 2)
+        with load(envoy, 1.0, service="rare") as finished:
+            assert eventually(lambda: old.answered > 10)
+            old.stop()
+            records = finished()
+        envoy.set_endpoints("rare", [])
+    assert {record.outcome for record in records} == {Outcome.ANSWERED}, [r.detail for r in records if r.detail]
 
 
 def test_the_access_log_knows_which_replica_a_request_went_to(envoy: Envoy, pair: tuple[Upstream, Upstream]) -> None:

@@ -64,7 +64,18 @@ def _draw_latencies(axes: Axes, name: str, run: Mapping[str, Any], results: Mapp
         markerfacecolor="none",
         linestyle="none",
     )
-    axes.plot(*_points(lost), color=colour, marker="X", markersize=9, linestyle="none", markeredgecolor="white")
+    # Those that failed have no latency: all stand at the time-out.
+    lost_s = [request["due_s"] for request in lost]
+    timeout_ms = results["settings"]["timeout_s"] * 1e3
+    axes.plot(
+        lost_s,
+        [timeout_ms] * len(lost),
+        color=colour,
+        marker="X",
+        markersize=9,
+        linestyle="none",
+        markeredgecolor="white",
+    )
     if figures["steady_median_ms"]:
         limit_ms = COLD_FACTOR * figures["steady_median_ms"]
         axes.axhline(limit_ms, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)

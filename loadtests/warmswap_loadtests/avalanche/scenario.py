@@ -61,7 +61,7 @@ class Scenario:
     def phase_starts(self) -> dict[str, float]:
         """Return when each phase begins, in seconds after the start."""
         ends = accumulate(SHARES.values())
-        return dict(zip(SHARES, (self.seconds * end for end in (0.0, *ends)), strict=False))
+        return dict(zip(SHARES, (round(self.seconds * end, 3) for end in (0.0, *ends)), strict=False))
 
     def due_s(self) -> list[float]:
         """Return when requests are due: at a constant rate before and in the spike."""
