@@ -235,7 +235,7 @@ def export_stage(
     build.progress(model, "writing")
     _write_version(repository / model / str(version), {MODEL_FILE: data}, manifest, force=force)
     if stage.pack == BASE_PACK:
-        write_stage_warmup(repository / model, stage_spec(model), build.samples(model) | build.other_frames(model))
+        write_stage_warmup(repository / model, build.samples(model) | build.other_frames(model))
     return manifest
 
 
