@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = "measure: overhead, start, composite, batching, detect, paste; each against what it is compared with"
+HELP: Final = (
+    "measure: overhead, start, composite, batching, detect, paste, on-demand; each against what it is compared with"
+)
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
@@ -46,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paste.add_argument("--examples", type=Path, default=Path("examples"), help="demo pictures (default: %(default)s)")
     paste.add_argument("--opencv-threads", type=_count, help="for both sides (default: one per core)")
     paste.add_argument("--out", type=Path, metavar="DIR", help="write the pictures of both sides here")
-    for benchmark in (overhead, start, composite, batching, detect, paste):
+    on_demand = benchmarks.add_parser("on-demand", help="other requests while a model is loaded on demand")
+    on_demand.add_argument("--cycles", type=_count, default=20, help="loads and unloads (default: %(default)s)")
+    on_demand.add_argument("--swapper", default="512", help="variant to load (default: %(default)s)")
+    on_demand.add_argument("--rate", type=float, default=0.0, help="steady requests a second (default: closed loop)")
+    on_demand.add_argument("--foreground", action="store_true", help="loads take their share of the cores")
+    for benchmark in (overhead, start, composite, batching, detect, paste, on_demand):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (overhead, start, batching, detect):
+    for benchmark in (overhead, start, batching, detect, on_demand):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -102,6 +109,13 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
     return measure_paste(options, progress), paste_lines
 
 
+def _on_demand(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.on_demand import OnDemandOptions, measure_on_demand, on_demand_lines
+
+    options = OnDemandOptions(args.repository, args.swapper, args.cycles, args.rate, args.foreground)
+    return measure_on_demand(options, progress), on_demand_lines
+
+
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
     "overhead": _overhead,
     "start": _start,
@@ -109,6 +123,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "batching": _batching,
     "detect": _detect,
     "paste": _paste,
+    "on-demand": _on_demand,
 }
 
 
