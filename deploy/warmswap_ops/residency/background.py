@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 POLL_INTERVAL_S: Final = 0.01
-LONGEST_S: Final = 10.0
+LONGEST_S: Final = 5.0
 """On cores that are always busy a load in the background might never end: after this it takes its share."""
 
 

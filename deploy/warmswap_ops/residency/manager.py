@@ -37,7 +37,11 @@ CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class ResidencyManager:
-    """The models of one server. Every method may be called from any thread."""
+    """The models of one server. Every method may be called from any thread.
+
+    Attributes:
+        in_background: Whether loads run under ``SCHED_IDLE``; false where that cannot be undone.
+    """
 
     def __init__(
         self, repository: Path, policy: Policy, estimates_mb: Mapping[str, float], report: Report | None = None
@@ -68,7 +72,7 @@ class ResidencyManager:
         self._measure = False
         self._draining = False
         self._closed = False
-        self._in_background = may_reschedule()
+        self.in_background = may_reschedule()
         self._worker = threading.Thread(target=self._work, name="residency", daemon=True)
         self._socket = LeaseSocket(self)
 
@@ -128,7 +132,7 @@ class ResidencyManager:
                 "memory_budget_mb": self._policy.memory_budget_mb,
                 "memory_mb": round(self._budget().total_mb, 1),
                 "server_mb": round(self._server_mb, 1),
-                "in_background": self._in_background,
+                "in_background": self.in_background,
                 "models": {name: model.snapshot() for name, model in self._models.items()},
             }
 
@@ -341,7 +345,7 @@ class ResidencyManager:
             self._verified.add(name)
 
     def _background(self, pids: Sequence[int], name: str) -> contextlib.AbstractContextManager[None]:
-        if not self._in_background or not pids:
+        if not self.in_background or not pids:
             return contextlib.nullcontext()
         return loading_in_background(pids[0], lambda pid: stub_model(pid) == name)
 

@@ -60,9 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
     avalanche = benchmarks.add_parser("avalanche", help="new replicas under load behind Envoy: naive, ours")
     _add_avalanche_arguments(avalanche)
-    for benchmark in (cold, avalanche, soak, overhead, start, composite, batching, detect, detector, paste):
+    on_demand = benchmarks.add_parser("on-demand", help="other requests while a model is loaded on demand")
+    on_demand.add_argument("--cycles", type=_count, default=20, help="loads and unloads (default: %(default)s)")
+    on_demand.add_argument("--swapper", default="512", help="variant to load (default: %(default)s)")
+    on_demand.add_argument("--rate", type=float, default=0.0, help="steady requests a second (default: closed loop)")
+    on_demand.add_argument("--foreground", action="store_true", help="loads take their share of the cores")
+    for benchmark in (cold, avalanche, soak, overhead, start, composite, batching, detect, detector, paste, on_demand):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (soak, overhead, start, batching, detect, detector):
+    for benchmark in (soak, overhead, start, batching, detect, detector, on_demand):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -197,6 +202,13 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
     return measure_paste(options, progress), paste_lines
 
 
+def _on_demand(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.on_demand import OnDemandOptions, measure_on_demand, on_demand_lines
+
+    options = OnDemandOptions(args.repository, args.swapper, args.cycles, args.rate, args.foreground)
+    return measure_on_demand(options, progress), on_demand_lines
+
+
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
     "cold": _cold,
     "soak": _soak,
@@ -208,6 +220,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "detect": _detect,
     "detector": _detector,
     "paste": _paste,
+    "on-demand": _on_demand,
 }
 
 
