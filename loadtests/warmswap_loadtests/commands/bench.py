@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = "measure: overhead, start, composite, batching, detect, paste; each against what it is compared with"
+HELP: Final = (
+    "measure: overhead, start, load, composite, batching, detect, paste; each against what it is compared with"
+)
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
@@ -27,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overhead.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
     start = benchmarks.add_parser("start", help="from exec to ready, phase by phase")
     start.add_argument("--runs", type=_count, default=5, help="starts (default: %(default)s)")
+    load = benchmarks.add_parser("load", help="load and first run of each graph, of several repositories in turn")
+    load.add_argument("repositories", nargs="+", type=Path, help="such as an exported one and its compiled one")
+    load.add_argument("--rounds", type=_count, default=5, help="turns (default: %(default)s)")
+    load.add_argument("--runs", type=_count, default=5, help="steady runs after the first (default: %(default)s)")
     composite = benchmarks.add_parser("composite", help="pasting one face into a small and a large frame")
     composite.add_argument("--repeats", type=_count, default=200, help="pastes per frame (default: %(default)s)")
     batching = benchmarks.add_parser("batching", help="a batch of faces against the same faces one by one")
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paste.add_argument("--examples", type=Path, default=Path("examples"), help="demo pictures (default: %(default)s)")
     paste.add_argument("--opencv-threads", type=_count, help="for both sides (default: one per core)")
     paste.add_argument("--out", type=Path, metavar="DIR", help="write the pictures of both sides here")
-    for benchmark in (overhead, start, composite, batching, detect, paste):
+    for benchmark in (overhead, start, load, composite, batching, detect, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
     for benchmark in (overhead, start, batching, detect):
         benchmark.add_argument(
@@ -73,6 +79,12 @@ def _start(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
     from warmswap_loadtests.start import measure_start, start_lines
 
     return measure_start(args.repository, args.runs, progress), start_lines
+
+
+def _load(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.graph_load import graph_load_lines, measure_graph_load
+
+    return measure_graph_load(args.repositories, args.rounds, args.runs, progress), graph_load_lines
 
 
 def _composite(args: argparse.Namespace, _: Progress) -> tuple[Figures, Lines]:
@@ -105,6 +117,7 @@ def _paste(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
 _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figures, Lines]]]] = {
     "overhead": _overhead,
     "start": _start,
+    "load": _load,
     "composite": _composite,
     "batching": _batching,
     "detect": _detect,
