@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = (
-    "measure: overhead, start, load, composite, batching, detect, paste; each against what it is compared with"
-)
+HELP: Final = "measure: overhead, start, load, replicas, composite, batching, detect, paste; each against what it is compared with"
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
@@ -33,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("repositories", nargs="+", type=Path, help="such as an exported one and its compiled one")
     load.add_argument("--rounds", type=_count, default=5, help="turns (default: %(default)s)")
     load.add_argument("--runs", type=_count, default=5, help="steady runs after the first (default: %(default)s)")
+    replicas = benchmarks.add_parser("replicas", help="memory that a second replica adds, CPU time of a start")
     composite = benchmarks.add_parser("composite", help="pasting one face into a small and a large frame")
     composite.add_argument("--repeats", type=_count, default=200, help="pastes per frame (default: %(default)s)")
     batching = benchmarks.add_parser("batching", help="a batch of faces against the same faces one by one")
@@ -52,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     paste.add_argument("--examples", type=Path, default=Path("examples"), help="demo pictures (default: %(default)s)")
     paste.add_argument("--opencv-threads", type=_count, help="for both sides (default: one per core)")
     paste.add_argument("--out", type=Path, metavar="DIR", help="write the pictures of both sides here")
-    for benchmark in (overhead, start, load, composite, batching, detect, paste):
+    for benchmark in (overhead, start, load, replicas, composite, batching, detect, paste):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (overhead, start, batching, detect):
+    for benchmark in (overhead, start, replicas, batching, detect):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -85,6 +84,12 @@ def _load(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]
     from warmswap_loadtests.graph_load import graph_load_lines, measure_graph_load
 
     return measure_graph_load(args.repositories, args.rounds, args.runs, progress), graph_load_lines
+
+
+def _replicas(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.replicas import measure_replicas, replicas_lines
+
+    return measure_replicas(args.repository, progress), replicas_lines
 
 
 def _composite(args: argparse.Namespace, _: Progress) -> tuple[Figures, Lines]:
@@ -118,6 +123,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "overhead": _overhead,
     "start": _start,
     "load": _load,
+    "replicas": _replicas,
     "composite": _composite,
     "batching": _batching,
     "detect": _detect,
