@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-HELP: Final = "measure: overhead, start, load, replicas, composite, batching, detect, paste; each against what it is compared with"
+HELP: Final = (
+    "measure: overhead, start, load, replicas, composite, batching, detect, paste; against what it is compared with"
+)
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], list[str]]
