@@ -16,7 +16,8 @@ class Phase:
     """One step of a replica's life.
 
     Attributes:
-        name: ``preflight``, ``server``, ``stages``, ``pipelines``, ``ready``, ``draining``, ``stopped`` or ``failed``.
+        name: ``compiled``, ``preflight``, ``server``, ``stages``, ``pipelines``, ``ready``, ``draining``, ``stopped``
+            or ``failed``.
         ms: How long it took, ``None`` for what is only announced.
         details: What else there is to know; JSON values. Lists are for scripts: the text leaves them out.
     """

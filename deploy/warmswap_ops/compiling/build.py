@@ -23,12 +23,10 @@ from warmswap_ops.phases import Stopwatch
 if TYPE_CHECKING:
     from warmswap_ops.compiling.source import SourceModel
 
-FORM: Final = "external"
-"""How weights are stored: beside the graph, as the kernels read them, so that they are mapped and shared.
+FORM: Final = "external, prepacked"
+"""How weights are stored: beside the graph, each as its kernel reads it, so that it is mapped and shared.
 
-Kernels still pack a few of them, matrices, each process for itself. They could be stored packed as well
-(``session.save_external_prepacked_constant_initializers``): that shares more, takes more disk and loads no faster;
-deploy/README.md has the figures.
+deploy/README.md has the figures of the other forms.
 """
 WAIT_S: Final = 900.0
 

@@ -59,7 +59,7 @@ def read_models(repository: Path) -> tuple[list[SourceModel], dict[str, str]]:
     kept: dict[str, str] = {}
     for folder in sorted(path for path in repository.iterdir() if (path / CONFIG_NAME).is_file()):
         text = read_config(folder / CONFIG_NAME)
-        config = _parse(folder / CONFIG_NAME, text)
+        config = parse_config(folder / CONFIG_NAME, text)
         if config.get("backend") != "onnxruntime" and config.get("platform") != "onnxruntime_onnx":
             continue
         reason = _reason_to_keep(config)
@@ -69,12 +69,17 @@ def read_models(repository: Path) -> tuple[list[SourceModel], dict[str, str]]:
             continue
         graph = config.get("default_model_filename") or "model.onnx"
         compiled_text = with_compiled_graph(text, f"{Path(graph).stem}{COMPILED_SUFFIX}")
-        compiled_config = _parse(folder / CONFIG_NAME, compiled_text)
+        compiled_config = parse_config(folder / CONFIG_NAME, compiled_text)
         models.append(SourceModel(folder.name, folder, config, graph, compiled_text, compiled_config, versions))
     return models, kept
 
 
-def _parse(path: Path, text: str) -> Config:
+def parse_config(path: Path, text: str) -> Config:
+    """Return the JSON form of a configuration.
+
+    Raises:
+        RepositoryError: it cannot be read.
+    """
     try:
         message = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:

@@ -50,7 +50,7 @@ def compile_graph(job: Mapping[str, Any]) -> dict[str, Any]:
     exported = _exported_session(job, out_dir / job["compiled_config"]["default_model_filename"])
     batched = int(config.get("max_batch_size", 0)) > 0
     graph_inputs = match_tensors("input", config["input"], exported.get_inputs(), int(batched))
-    samples = list(_samples(config, graph_inputs, Path(job["warmup_dir"]), batched=batched))
+    samples = list(warmup_samples(config, graph_inputs, Path(job["warmup_dir"]), batched=batched))
     names = [tensor["name"] for tensor in config["output"]]
     expected = [dict(zip(names, exported.run(names, inputs), strict=True)) for _, inputs in samples]
     del exported  # one set of weights at a time
@@ -69,6 +69,7 @@ def _exported_session(job: Mapping[str, Any], compiled: Path) -> Any:
     prefix = "session.optimized_model_external_initializers"
     options.add_session_config_entry(f"{prefix}_file_name", f"{compiled.name}{DATA_SUFFIX}")
     options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(MIN_EXTERNAL_BYTES))
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     path = find_model_file(Path(job["version_dir"]), settings.filename)
     try:
         return ort.InferenceSession(str(path), options, providers=[CPU_PROVIDER])
@@ -76,10 +77,14 @@ def _exported_session(job: Mapping[str, Any], compiled: Path) -> Any:
         raise ConfigError(f"onnxruntime cannot compile {path.name}: {error}") from error
 
 
-def _samples(
+def warmup_samples(
     config: Mapping[str, Any], tensors: Mapping[str, GraphTensor], warmup_dir: Path, *, batched: bool
 ) -> Iterator[tuple[str, Inputs]]:
-    """Yield name and inputs of every warm-up sample, a batch of one each; those with the same inputs only once."""
+    """Yield name and inputs of every warm-up sample, a batch of one each; those with the same inputs only once.
+
+    Raises:
+        ConfigError: there is none, or a file of one is not what the configuration says.
+    """
     seen: list[Any] = []
     for sample in config.get("model_warmup") or ():
         if sample["inputs"] not in seen:

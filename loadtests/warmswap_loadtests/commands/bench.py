@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 HELP: Final = (
-    "measure: cold, soak, avalanche, overhead, start, composite, batching, detect, detector, on-demand, paste; "
-    "each against what it is compared with"
+    "measure: cold, soak, avalanche, overhead, start, load, replicas, composite, batching, detect, detector, "
+    "on-demand, paste; each against what it is compared with"
 )
 
 Figures = dict[str, Any]
@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     overhead.add_argument("--protocol", choices=("grpc", "http"), default="grpc")
     start = benchmarks.add_parser("start", help="from exec to ready, phase by phase")
     start.add_argument("--runs", type=_count, default=5, help="starts (default: %(default)s)")
+    load = benchmarks.add_parser("load", help="load and first run of each graph, of several repositories in turn")
+    load.add_argument("repositories", nargs="+", type=Path, help="such as an exported one and its compiled one")
+    load.add_argument("--rounds", type=_count, default=5, help="turns (default: %(default)s)")
+    load.add_argument("--runs", type=_count, default=5, help="steady runs after the first (default: %(default)s)")
+    replicas = benchmarks.add_parser("replicas", help="memory that a second replica adds, CPU time of a start")
     composite = benchmarks.add_parser("composite", help="pasting one face into a small and a large frame")
     composite.add_argument("--repeats", type=_count, default=200, help="pastes per frame (default: %(default)s)")
     batching = benchmarks.add_parser("batching", help="a batch of faces against the same faces one by one")
@@ -65,9 +70,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     on_demand.add_argument("--swapper", default="512", help="variant to load (default: %(default)s)")
     on_demand.add_argument("--rate", type=float, default=0.0, help="steady requests a second (default: closed loop)")
     on_demand.add_argument("--foreground", action="store_true", help="loads take their share of the cores")
-    for benchmark in (cold, avalanche, soak, overhead, start, composite, batching, detect, detector, paste, on_demand):
+    for benchmark in (
+        cold,
+        avalanche,
+        soak,
+        overhead,
+        start,
+        load,
+        replicas,
+        composite,
+        batching,
+        detect,
+        detector,
+        paste,
+        on_demand,
+    ):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (soak, overhead, start, batching, detect, detector, on_demand):
+    for benchmark in (soak, overhead, start, replicas, batching, detect, detector, on_demand):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -169,6 +188,18 @@ def _start(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines
     return measure_start(args.repository, args.runs, progress), start_lines
 
 
+def _load(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.graph_load import graph_load_lines, measure_graph_load
+
+    return measure_graph_load(args.repositories, args.rounds, args.runs, progress), graph_load_lines
+
+
+def _replicas(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.replicas import measure_replicas, replicas_lines
+
+    return measure_replicas(args.repository, progress), replicas_lines
+
+
 def _composite(args: argparse.Namespace, _: Progress) -> tuple[Figures, Lines]:
     from warmswap_loadtests.composite import composite_lines, measure_composite
 
@@ -215,6 +246,8 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "avalanche": _avalanche,
     "overhead": _overhead,
     "start": _start,
+    "load": _load,
+    "replicas": _replicas,
     "composite": _composite,
     "batching": _batching,
     "detect": _detect,
