@@ -135,7 +135,7 @@ def find_rows(
         images_rgb: (H, W, 3) uint8 each, of any size.
         detect_frames: Runs the detector on frames of any sizes.
         settings: Which frames.
-        min_score: Faces below it are not wanted.
+        min_score: Least score of a face.
         largest_only: Per image, whether nothing but its largest face is wanted; empty = no.
 
     Returns:

@@ -12,9 +12,9 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -48,6 +48,7 @@ class Golden:
         embedding: Of that face, for ``face_analysis``; else empty.
         similarities: To the source, before and after the swap, for ``face_swap``; else empty.
         thumbnail_rgb: The swapped face's box averaged down to 16x16, row by row, for ``face_swap``; else empty.
+        full_frames: The fields that have other values where the detector is sent full frames only.
     """
 
     sizes: list[int]
@@ -57,6 +58,16 @@ class Golden:
     embedding: list[float]
     similarities: list[float]
     thumbnail_rgb: list[int]
+    full_frames: dict[str, Any] = field(default_factory=dict)
+
+    def with_full_frames(self, other: Golden) -> Golden:
+        """Return this answer together with the one that was given with full frames only."""
+        values, others = asdict(self), asdict(other)
+        return replace(self, full_frames={name: others[name] for name in others if others[name] != values[name]})
+
+    def for_full_frames(self) -> Golden:
+        """Return the right answer where the detector is sent full frames only."""
+        return replace(self, full_frames={}, **self.full_frames)
 
     def write(self, version_dir: Path) -> None:
         """Write ``golden.json`` into a version directory of a pipeline."""

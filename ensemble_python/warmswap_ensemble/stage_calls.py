@@ -68,7 +68,8 @@ class StageCalls:
         # A small frame cannot show which faces the full one would find below the usual score.
         first_look = self.first_look and least >= usual
         frames = FrameSettings.from_manifest(settings, fixed_frames=self.fixed_frames, first_look=first_look)
-        found = find_rows(images_rgb, self._detect_frames, frames, least, largest_only)
+        # A higher score than usual only leaves faces out: it does not change how those that stay are found.
+        found = find_rows(images_rgb, self._detect_frames, frames, usual, largest_only)
         return [
             faces_from_rows(*rows, scale=scale, size_hw=(image.shape[0], image.shape[1]), min_score=least)
             for (rows, scale), image in zip(found, images_rgb, strict=True)

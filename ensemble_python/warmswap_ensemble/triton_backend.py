@@ -102,6 +102,8 @@ class PipelineModel:
         fixed_frames = bool(_setting(settings, "fixed_frames", 0))
         first_look = bool(_setting(settings, "first_look", 1))
         calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
+        if self.golden and (fixed_frames or not first_look):
+            self.golden = self.golden.for_full_frames()
         self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
         self.residency = ResidencyClient.from_environment(self.name)
         self.residency.connect()

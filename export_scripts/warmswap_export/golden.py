@@ -12,7 +12,7 @@ from warmswap_ensemble.image import ImageLimits, decode_image, encode_image
 from warmswap_ensemble.manifest import ManifestError, version_dirs
 from warmswap_ensemble.options import AnalyzeOptions, SwapOptions
 from warmswap_ensemble.pipeline import Pipeline
-from warmswap_ensemble.self_test import GOLDEN_NAME, golden_analysis, golden_swap, read_warmup_pictures
+from warmswap_ensemble.self_test import GOLDEN_NAME, Golden, golden_analysis, golden_swap, read_warmup_pictures
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.stage_versions import resolve_stages
@@ -51,20 +51,29 @@ def write_golden(repository: Path) -> list[Path]:
             name: GraphRunner((repository / name / str(stage.version) / "model.onnx").read_bytes())
             for name, stage in stages.items()
         }
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            calls = StageCalls(
-                stages, lambda stage, inputs, names, runners=runners: _run(runners, stage, inputs, names)
-            )
-            pipeline = Pipeline(calls, ImageLimits(), SourceCache(0), executor)
-            if spec is FACE_SWAP:
-                source, target = pictures
-                golden = golden_swap(pictures, stages, pipeline.swap(source, target, None, SwapOptions()))
-            else:
-                golden = golden_analysis(pictures, stages, *pipeline.analyze(pictures[0], AnalyzeOptions()))
+        golden = _answer(spec, pictures, stages, runners, first_look=True)
+        golden = golden.with_full_frames(_answer(spec, pictures, stages, runners, first_look=False))
         for version_dir in versions:
             golden.write(version_dir)
             written.append(version_dir / GOLDEN_NAME)
     return written
+
+
+def _answer(
+    spec: ModelSpec,
+    pictures: Sequence[bytes],
+    stages: dict[str, Stage],
+    runners: dict[str, GraphRunner],
+    *,
+    first_look: bool,
+) -> Golden:
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        calls = StageCalls(stages, lambda *call: _run(runners, *call), first_look=first_look)
+        pipeline = Pipeline(calls, ImageLimits(), SourceCache(0), executor)
+        if spec is FACE_SWAP:
+            source, target = pictures
+            return golden_swap(pictures, stages, pipeline.swap(source, target, None, SwapOptions()))
+        return golden_analysis(pictures, stages, *pipeline.analyze(pictures[0], AnalyzeOptions()))
 
 
 def _run(runners: dict[str, GraphRunner], stage: Stage, inputs: Arrays, output_names: Sequence[str]) -> Arrays:

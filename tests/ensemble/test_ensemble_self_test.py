@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ensemble.support import make_face, make_stage, noise_rgb, unit_rows
+from tests.ensemble.support import REPOSITORY, make_face, make_stage, noise_rgb, unit_rows
 from warmswap_ensemble.errors import SelfTestError
+from warmswap_ensemble.image import ImageLimits, decode_image
 from warmswap_ensemble.self_test import (
     GOLDEN_NAME,
     MAX_BBOX_PX,
@@ -24,7 +26,8 @@ from warmswap_ensemble.self_test import (
     request_digest,
     thumbnail,
 )
-from warmswap_ensemble.types import Face, FaceReport, SwapResult
+from warmswap_ensemble.stage_calls import CallModel, StageCalls
+from warmswap_ensemble.types import Face, FaceReport, Stage, SwapResult
 
 STAGES = {"face_detector": make_stage("face_detector", sha256="a"), "face_swapper": make_stage("face_swapper")}
 TWINS = {**STAGES, "face_detector": make_stage("face_detector", sha256="t", twin=True)}
@@ -286,3 +289,31 @@ def test_thumbnail_is_the_box_averaged() -> None:
     assert small.shape == (16, 16, 3)
     assert np.unique(small).tolist() == [50]
     assert thumbnail(image, [-5, -5, 99, 99]).shape == (16, 16, 3)
+
+
+def test_answer_with_full_frames_is_kept_beside_the_other(tmp_path: Path) -> None:
+    other = golden_swap(PICTURES, STAGES, answer(moved(FACE, 9)))
+    GOLDEN.with_full_frames(other).write(tmp_path)
+    golden = read_golden(tmp_path)
+    assert golden is not None
+    golden.check_swap(STAGES, answer())
+    golden.for_full_frames().check_swap(STAGES, answer(moved(FACE, 9)))
+    for wrong, face in ((golden, moved(FACE, 9)), (golden.for_full_frames(), FACE)):
+        with pytest.raises(SelfTestError, match="px from where it should"):
+            wrong.check_swap(STAGES, answer(face))
+    assert GOLDEN.with_full_frames(GOLDEN) == GOLDEN
+
+
+@pytest.mark.parametrize(("fixed_frames", "first_look"), [(False, True), (False, False), (True, True)])
+def test_committed_answers_hold_for_any_frames(
+    fixed_frames: bool, first_look: bool, stages: Mapping[str, Stage], call_onnx: CallModel
+) -> None:
+    golden = read_golden(REPOSITORY / "face_analysis/1")
+    assert golden is not None
+    if fixed_frames or not first_look:
+        golden = golden.for_full_frames()
+    (picture,) = read_warmup_pictures(REPOSITORY / "face_analysis", ["image"])
+    pixels = decode_image(picture, "image", ImageLimits()).pixels_rgb
+    calls = StageCalls(stages, call_onnx, fixed_frames, first_look)
+    (faces,) = calls.detect([pixels], None)
+    golden.check_analysis(stages, faces, calls.embed([(pixels, face) for face in faces]))

@@ -22,6 +22,7 @@ from warmswap_ensemble import errors
 from warmswap_ensemble.contract import ERROR_CODES, STAGES
 from warmswap_ensemble.errors import OverloadedError, PipelineError, StageFailedError
 from warmswap_ensemble.image import decode_image
+from warmswap_ensemble.self_test import read_golden
 from warmswap_ensemble.stage_calls import CallModel
 from warmswap_ensemble.types import Stage
 
@@ -485,6 +486,7 @@ def test_settings_of_the_configuration_are_used(entry_points: dict[str, ModuleTy
     assert model.cache.max_entries == 3
     assert model.pipeline.calls.fixed_frames is True
     assert model.pipeline.calls.first_look is False
+    assert model.golden == read_golden(REPOSITORY / "face_swap/1").for_full_frames()  # type: ignore[union-attr]
     defaults = Loaded(entry_points["face_swap"], args_for("face_swap", settings={})).model
     assert {key: int(value) for key, value in SETTINGS.items()} == {
         "first_look": int(defaults.pipeline.calls.first_look),
