@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 POLL_INTERVAL_S: Final = 0.01
+"""Until the first process is found; its siblings, of a model with several instances, come soon after."""
+SIBLING_INTERVAL_S: Final = 0.05
 LONGEST_S: Final = 5.0
 """On cores that are always busy a load in the background might never end: after this it takes its share."""
 
@@ -51,8 +54,9 @@ def loading_in_background(parent: int, is_loading: Callable[[int], bool]) -> Ite
     ended = threading.Event()
 
     def watch() -> None:
-        for _ in range(int(LONGEST_S / POLL_INTERVAL_S)):
-            if ended.wait(POLL_INTERVAL_S):
+        deadline_s = time.monotonic() + LONGEST_S
+        while time.monotonic() < deadline_s:
+            if ended.wait(SIBLING_INTERVAL_S if found else POLL_INTERVAL_S):
                 return
             for pid in child_pids(parent):
                 if pid not in before and pid not in found and is_loading(pid):
