@@ -1,7 +1,7 @@
 """Errors of the operations side, by what an operator can do about each.
 
     OpsError                      one line for a human, and an exit code
-    ├── UsageError           2    correct the option or the environment variable
+    ├── UsageError           2    correct the option, the environment variable or the policy file
     ├── MachineError         3    install or upgrade what the line names
     ├── RepositoryError      4    repair the model repository (a model missing, corrupt, or not what its manifest says)
     ├── PortInUseError       5    choose another port, or stop what holds this one
@@ -39,7 +39,7 @@ class OpsError(Exception):
 
 
 class UsageError(OpsError):
-    """An option or an environment variable has a value that it must not have."""
+    """An option, an environment variable or a policy file has a value that it must not have."""
 
     exit_code = 2
 

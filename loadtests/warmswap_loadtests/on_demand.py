@@ -70,6 +70,8 @@ def measure_on_demand(options: OnDemandOptions, progress: Callable[[str], None])
     model = f"{SWAPPER_VARIANT_PREFIX}{options.swapper}"
     if not (options.repository / model).is_dir():
         raise BenchError(f"{options.repository} has no {model}")
+    if not options.rate >= 0:
+        raise BenchError(f"--rate must be a number of requests a second, or 0 for a closed loop, got {options.rate}")
     payload = golden_payload(options.repository)
     phases: list[Phase] = []
     with TemporaryDirectory(prefix="warmswap-bench-") as folder:

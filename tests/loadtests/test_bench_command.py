@@ -18,6 +18,7 @@ from warmswap_client.cli import main
         ["detect"],  # --published is missing
         ["batching", "--embedder-batch", "0"],
         ["paste", "--rounds", "few"],
+        ["on-demand", "--cycles", "0"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +35,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["detect", "--repository", "nowhere", "--published", "det_10g.onnx"], "nowhere has no face_detector"),
         (["detector", "--repository", "nowhere"], "nowhere has no face_detector"),
         (["paste", "--examples", "nowhere"], "nowhere"),
+        (["on-demand", "--repository", "nowhere"], "nowhere has no face_swapper_512"),
     ],
 )
 def test_what_is_missing_is_one_line(

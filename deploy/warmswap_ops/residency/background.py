@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 POLL_INTERVAL_S: Final = 0.01
+"""Until the first process is found; its siblings, of a model with several instances, come soon after."""
+SIBLING_INTERVAL_S: Final = 0.1
+SIBLING_WATCH_S: Final = 1.0
 LONGEST_S: Final = 5.0
 """On cores that are always busy a load in the background might never end: after this it takes its share."""
 
@@ -51,15 +55,19 @@ def loading_in_background(parent: int, is_loading: Callable[[int], bool]) -> Ite
     ended = threading.Event()
 
     def watch() -> None:
-        for _ in range(int(LONGEST_S / POLL_INTERVAL_S)):
-            if ended.wait(POLL_INTERVAL_S):
+        deadline_s = time.monotonic() + LONGEST_S
+        looks_until_s = deadline_s
+        while time.monotonic() < looks_until_s:  # every look costs some milliseconds of CPU that requests want
+            if ended.wait(SIBLING_INTERVAL_S if found else POLL_INTERVAL_S):
                 return
             for pid in child_pids(parent):
                 if pid not in before and pid not in found and is_loading(pid):
                     found.add(pid)
+                    looks_until_s = min(deadline_s, time.monotonic() + SIBLING_WATCH_S)
                     _set_all_threads(pid, os.SCHED_IDLE)
-        for pid in found:
-            _set_all_threads(pid, os.SCHED_OTHER)
+        if not ended.wait(max(0.0, deadline_s - time.monotonic())):
+            for pid in found:
+                _set_all_threads(pid, os.SCHED_OTHER)
 
     watcher = threading.Thread(target=watch, name="background-load", daemon=True)
     watcher.start()

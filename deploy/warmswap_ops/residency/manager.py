@@ -11,7 +11,6 @@ pipeline process that waits answers nobody else, so at least one process of each
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -19,19 +18,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from warmswap_ensemble.manifest import read_manifest, verify_files, version_dirs
+from warmswap_ensemble.manifest import version_dirs
 from warmswap_ops.phases import Phase, Report
-from warmswap_ops.residency.background import loading_in_background, may_reschedule
+from warmswap_ops.residency.background import may_reschedule
 from warmswap_ops.residency.lease_socket import Answer, LeaseSocket
-from warmswap_ops.residency.memory import SERVER, SERVER_BASE_MB, Budget, pss_mb, stub_model, stub_pids
+from warmswap_ops.residency.memory import SERVER, SERVER_BASE_MB, Budget, pss_mb, stub_pids
+from warmswap_ops.residency.operations import ModelOperations
 from warmswap_ops.residency.policy import Policy
 from warmswap_ops.residency.state import LoadState, ModelRecord
 
 if TYPE_CHECKING:
     from warmswap_ops.control import ControlClient
 
-UNLOAD_TIMEOUT_S: Final = 60.0
-UNLOAD_POLL_S: Final = 0.02
 LONGEST_SLEEP_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
@@ -63,12 +61,9 @@ class ResidencyManager:
             for name, model in policy.models.items()
         }
         self._server_mb = SERVER_BASE_MB
-        self._processes: Callable[[], Sequence[int]] = lambda: ()
-        self._control: ControlClient | None = None
-        self._load_timeout_s = 300.0
+        self._operations: ModelOperations | None = None
         self._connected: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
-        self._verified: set[str] = set()
         self._measure = False
         self._draining = False
         self._closed = False
@@ -89,8 +84,8 @@ class ResidencyManager:
             load_timeout_s: How long one load may take.
         """
         with self._changed:
-            previous, self._control = self._control, control
-            self._processes, self._load_timeout_s = processes, load_timeout_s
+            previous = self._operations
+            self._operations = ModelOperations(self._repository, control, processes, load_timeout_s)
             for model in self._models.values():
                 model.state = LoadState.ABSENT
             if not self._worker.is_alive():
@@ -121,9 +116,8 @@ class ResidencyManager:
         self._socket.close()
         if self._worker.is_alive() and self._worker is not threading.current_thread():
             self._worker.join(CLOSE_TIMEOUT_S)  # a load may hold it for longer; it ends with the server
-        control = self._control
-        if control is not None:
-            control.close()
+        if self._operations is not None:
+            self._operations.close()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every model and of the budget, as plain values."""
@@ -135,8 +129,6 @@ class ResidencyManager:
                 "in_background": self.in_background,
                 "models": {name: model.snapshot() for name, model in self._models.items()},
             }
-
-    # What the socket asks.
 
     def connect(self, pipeline: str) -> None:
         """Count a process of a pipeline."""
@@ -221,8 +213,6 @@ class ResidencyManager:
         parts = {SERVER: self._server_mb, **{model.name: model.memory_mb for model in counted}}
         return Budget(parts, self._policy.memory_budget_mb)
 
-    # The worker.
-
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -232,7 +222,8 @@ class ResidencyManager:
             try:
                 job()
             except Exception as error:  # most often the server is going away, and the launcher says so
-                self._tell_fault(error)
+                if self._report and not self._closed:
+                    self._report(Phase("residency_fault", None, {"error": f"{type(error).__name__}: {error}"}))
 
     def _next_job(self) -> Callable[[], None] | None:
         """Wait for something to do; ``None`` = the manager is closed."""
@@ -284,12 +275,9 @@ class ResidencyManager:
         return lambda: self._unload(victims[0], "memory")
 
     def _load(self, model: ModelRecord) -> None:
-        assert self._control is not None
-        pids = self._processes()
+        operations = self._server_operations
         try:
-            self._verify(model.name)
-            with self._background(pids, model.name):
-                self._control.load(model.name, timeout_s=self._load_timeout_s)
+            operations.load(model.name, in_background=self.in_background)
         except Exception as error:  # whatever it is, it is this model's trouble alone
             with self._changed:
                 model.wanted = False
@@ -302,15 +290,13 @@ class ResidencyManager:
             model.wanted = False
             model.succeed(load_ms)
             self._changed.notify_all()
-        self._measure_model(model, stub_pids(self._processes()))
+        self._measure_model(model, stub_pids(operations.processes()))
         self._tell("on_demand_load", model, load_ms, {"memory_mb": round(model.memory_mb)})
 
     def _unload(self, model: ModelRecord, reason: str) -> None:
-        assert self._control is not None
         started_s = time.monotonic()
         try:
-            self._control.unload(model.name)
-            self._wait_until_gone(model.name)
+            self._server_operations.unload(model.name)
         finally:
             with self._changed:
                 model.state = LoadState.ABSENT
@@ -318,39 +304,23 @@ class ResidencyManager:
                 self._changed.notify_all()
         self._tell("on_demand_unload", model, (time.monotonic() - started_s) * 1e3, {"reason": reason})
 
-    def _wait_until_gone(self, name: str) -> None:
-        assert self._control is not None
-        deadline_s = time.monotonic() + UNLOAD_TIMEOUT_S
-        while time.monotonic() < deadline_s and not self._closed:
-            states = {entry.state for entry in self._control.index() if entry.name == name}
-            if not states & {"READY", "UNLOADING"}:
-                return
-            time.sleep(UNLOAD_POLL_S)
-
     def _check(self, model: ModelRecord) -> None:
         """Find out whether a model is there that a request did not find."""
-        assert self._control is not None
-        ready = self._control.is_model_ready(model.name)
         with self._changed:
             model.suspect = False
+        ready = self._server_operations.is_ready(model.name)
+        with self._changed:
             if not ready and model.state is LoadState.READY:
                 model.state = LoadState.ABSENT
                 model.unloads["elsewhere"] += 1
 
-    def _verify(self, name: str) -> None:
-        """Compare the files with the manifest, before the first load; a start should not take time for them."""
-        if name not in self._verified:
-            for folder in version_dirs(self._repository / name):
-                verify_files(folder, read_manifest(folder))
-            self._verified.add(name)
-
-    def _background(self, pids: Sequence[int], name: str) -> contextlib.AbstractContextManager[None]:
-        if not self.in_background or not pids:
-            return contextlib.nullcontext()
-        return loading_in_background(pids[0], lambda pid: stub_model(pid) == name)
+    @property
+    def _server_operations(self) -> ModelOperations:
+        assert self._operations is not None, "the worker runs when there is a server"
+        return self._operations
 
     def _measure_all(self) -> None:
-        pids = self._processes()
+        pids = self._server_operations.processes()
         by_model = stub_pids(pids)
         server_mb = pss_mb(pids[:1])
         with self._changed:
@@ -359,8 +329,8 @@ class ResidencyManager:
             self._measure_model(model, by_model)
         with self._changed:
             budget = self._budget()
-        if not budget.fits:
-            self._tell_budget(budget)
+        if not budget.fits and self._report:
+            self._report(Phase("over_budget", None, {"reason": str(budget)}))
 
     def _measure_model(self, model: ModelRecord, by_model: Mapping[str, list[int]]) -> None:
         measured_mb = pss_mb(by_model.get(model.name, ()))
@@ -371,14 +341,6 @@ class ResidencyManager:
     def _tell(self, phase: str, model: ModelRecord, ms: float | None, details: Mapping[str, Any]) -> None:
         if self._report and not self._closed:
             self._report(Phase(phase, ms, {"model": model.name, **details}))
-
-    def _tell_budget(self, budget: Budget) -> None:
-        if self._report:
-            self._report(Phase("over_budget", None, {"reason": str(budget)}))
-
-    def _tell_fault(self, error: Exception) -> None:
-        if self._report and not self._closed:
-            self._report(Phase("residency_fault", None, {"error": f"{type(error).__name__}: {error}"}))
 
 
 def _file_mb(model_dir: Path) -> float:
