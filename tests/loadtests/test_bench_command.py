@@ -18,6 +18,14 @@ from warmswap_client.cli import main
         ["detect"],  # --published is missing
         ["batching", "--embedder-batch", "0"],
         ["paste", "--rounds", "few"],
+        ["cold", "--rate", "0"],
+        ["cold", "--rate", "-2"],
+        ["cold", "--rate", "nan"],
+        ["cold", "--seconds", "0"],
+        ["cold", "--runs", "0"],
+        ["cold", "--pack", "closed"],
+        ["cold", "--page-cache", "hot"],
+        ["soak", "--minutes", "0"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +41,15 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["batching", "--repository", "nowhere"], "nowhere has no face_embedder"),
         (["detect", "--repository", "nowhere", "--published", "det_10g.onnx"], "nowhere has no face_detector"),
         (["paste", "--examples", "nowhere"], "nowhere"),
+        (["cold", "--repository", "nowhere"], "nowhere is no repository of the pack open (no face_detector)"),
+        (
+            ["cold", "--pack", "twin"],
+            "out/twins/repository is no repository of the pack twin (no face_detector): make twins",
+        ),
+        (["cold", "--contender", "nothing", "--repository", "nowhere"], "nowhere"),
+        (["cold", "--redraw", "--out", "nowhere"], "nowhere/results.json"),
+        (["cold", "--redraw"], "--redraw needs --out"),
+        (["soak", "--repository", "nowhere"], "nowhere"),
     ],
 )
 def test_what_is_missing_is_one_line(

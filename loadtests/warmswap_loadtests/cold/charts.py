@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.axes import Axes
@@ -51,16 +50,6 @@ class Theme:
 
 LIGHT: Final = Theme("light", "#ffffff", "#1f2328", "#d0d7de", ("#c6d4e1", "#7fa3c2", "#2f6690"))
 DARK: Final = Theme("dark", "#16191d", "#e6edf3", "#3d444d", ("#33475a", "#4f7ea6", "#9cc9ee"))
-
-
-def write_charts(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write ``latency.png`` and ``phases.png`` for each page cache state and return the files."""
-    paths: list[Path] = []
-    for name, data in render_charts(results, LIGHT).items():
-        path = folder / f"{name}.png"
-        path.write_bytes(data)
-        paths.append(path)
-    return paths
 
 
 def render_charts(results: Mapping[str, Any], theme: Theme) -> dict[str, bytes]:
