@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -67,6 +67,11 @@ async def serving(server: Server) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
 def test_schedule_is_kept_while_the_server_is_slow() -> None:
     async def scenario() -> None:
         server = Server()
@@ -75,8 +80,7 @@ def test_schedule_is_kept_while_the_server_is_slow() -> None:
             due_s = constant_rate(50, 0.2)
             assert len(due_s) == 10
             running = asyncio.create_task(run_open_loop(due_s, send, timeout_s=30))
-            while server.at_once < 10:  # a closed loop would wait here for its first answer, for ever
-                await asyncio.sleep(0.01)
+            await until(lambda: server.at_once == 10)  # a closed loop would wait for its first answer, for ever
             server.release.set()
             records = await running
         assert server.most_at_once == 10
@@ -168,11 +172,9 @@ def test_probe_routes_after_one_success_and_stops_after_three_failures() -> None
             await asyncio.sleep(0.05)
             assert probe.changes == []
             server.ready = True
-            while not probe.is_ready:
-                await asyncio.sleep(0.005)
+            await until(lambda: probe.is_ready)
             server.ready, server.refused_probes = False, 0
-            while probe.is_ready:
-                await asyncio.sleep(0.005)
+            await until(lambda: not probe.is_ready)
             probing.cancel()
         assert server.refused_probes == FAILURE_THRESHOLD
         (ready_s, first), (_, second) = probe.changes
