@@ -29,7 +29,7 @@ def run(*requests: dict[str, Any], contender: str = "naive", steady_ms: float = 
         "live_s": 0.5,
         "ready_s": 1.0,
         "requests": list(requests),
-        "steady": [request(0, 9e3, "wrong"), request(0, steady_ms), request(0, steady_ms), request(0, steady_ms + 1)],
+        "steady": [request(20, 9e3, "wrong"), *(request(30, steady_ms + more) for more in (0, 0, 1))],
         "peak_rss_mb": 10.0,
         "pss_mb": 5.0,
         **facts,
@@ -71,6 +71,14 @@ def test_steady_state_needs_a_whole_stretch() -> None:
     assert run_figures(run(*[request(at, 160 if at in (2, 5, 8) else 140) for at in range(10)]), SECONDS)[
         "steady_after_s"
     ] == pytest.approx(None)
+
+
+def test_ready_after_the_window() -> None:
+    late = {"ready_s": 18.0, "steady": [request(20, 400), request(21, 100), request(22, 100)]}
+    figures = run_figures(run(request(0, None, "not_routed"), **late), SECONDS)
+    assert figures["first_correct_s"] == pytest.approx(20.4)
+    assert figures["first_ratio"] == pytest.approx(4)
+    assert figures["max_ms"] is None
 
 
 def test_nothing_ever_correct() -> None:

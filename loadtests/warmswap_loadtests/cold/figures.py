@@ -60,15 +60,17 @@ METRICS: Final = (
 def run_figures(run: Run, seconds: float) -> dict[str, float | None]:
     """Return the figures of one run; ``None`` = it did not come to that.
 
-    A request that timed out counts with its time-out among the latencies: it took at least that long.
+    A request that timed out counts with its time-out among the latencies: it took at least that long. Where nothing
+    was routed in the window, the first request is that of the closed loop after it.
     """
     requests = run["requests"]
     steady_ms = steady_median_ms(run)
     counts = Counter(request["outcome"] for request in requests)
     routed = [request for request in requests if request["outcome"] != Outcome.NOT_ROUTED]
     latencies = [_latency_ms(request) for request in routed if request["outcome"] != Outcome.FAILED]
-    correct = [request["done_s"] for request in requests if request["outcome"] == CORRECT]
-    first_ms = _latency_ms(routed[0]) if routed and routed[0]["outcome"] != Outcome.FAILED else None
+    correct = [request["done_s"] for request in [*requests, *run["steady"]] if request["outcome"] == CORRECT]
+    first = next(iter([*routed, *run["steady"]]), None)
+    first_ms = _latency_ms(first) if first and first["outcome"] != Outcome.FAILED else None
     return {
         "live_s": run["live_s"],
         "ready_s": run["ready_s"],
