@@ -74,7 +74,7 @@ def test_steady_state_needs_a_whole_stretch() -> None:
 
 
 def test_ready_after_the_window() -> None:
-    late = {"ready_s": 18.0, "steady": [request(20, 400), request(21, 100), request(22, 100)]}
+    late: dict[str, Any] = {"ready_s": 18.0, "steady": [request(20, 400), request(21, 100), request(22, 100)]}
     figures = run_figures(run(request(0, None, "not_routed"), **late), SECONDS)
     assert figures["first_correct_s"] == pytest.approx(20.4)
     assert figures["first_ratio"] == pytest.approx(4)
