@@ -60,7 +60,7 @@ def test_figures_of_a_run() -> None:
 def test_failures_take_no_part_in_latencies() -> None:
     figures = run_figures(run(request(0, 1, "failed"), request(1, 300)), SECONDS)
     assert figures["max_ms"] == figures["p99_ms"] == pytest.approx(300)
-    assert figures["first_ratio"] is None
+    assert figures["first_ratio"] is figures["ready_answer_s"] is None
 
 
 def test_steady_state_needs_a_whole_stretch() -> None:
@@ -78,6 +78,7 @@ def test_ready_after_the_window() -> None:
     figures = run_figures(run(request(0, None, "not_routed"), **late), SECONDS)
     assert figures["first_correct_s"] == pytest.approx(20.4)
     assert figures["first_ratio"] == pytest.approx(4)
+    assert figures["ready_answer_s"] == pytest.approx(18.4)
     assert figures["max_ms"] is None
 
 

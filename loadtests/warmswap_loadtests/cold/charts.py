@@ -33,7 +33,7 @@ MARKERS: Final = {"naive": "o", "preloading": "s", "triton-documented": "D", "wa
 PHASE_KEYS: Final = (
     ("live_s", "exec to live"),
     ("ready_s", "live to ready"),
-    ("first_correct_s", "ready to first answer"),
+    ("ready_answer_s", "first request, if it comes when ready"),
 )
 
 
@@ -164,7 +164,7 @@ def _phases_figure(results: Mapping[str, Any], state: str, theme: Theme) -> Figu
     left.set_ylim(len(entries) - 0.4, -0.6)
     left.set_xlim(0, left.get_xlim()[1] * 1.12)
     left.set_xlabel("seconds after exec (median; the line spans all runs)")
-    left.set_title("From exec to the first correct answer", loc="left", fontsize=11, color=theme.ink)
+    left.set_title("From exec to the first answer", loc="left", fontsize=11, color=theme.ink)
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     right.xaxis.set_major_formatter(FuncFormatter(_milliseconds))
@@ -198,7 +198,7 @@ def _draw_phases(axes: Axes, metrics: Mapping[str, Any], lane: int, theme: Theme
             return
         axes.barh(lane, max(0.0, end_s - begin_s), left=begin_s, height=0.55, color=colour)
         begin_s = max(begin_s, end_s)
-    spread = metrics["first_correct_s"]
+    spread = metrics["ready_answer_s"]
     least_s, most_s = spread["min"], spread["max"] if spread["max"] is not None else begin_s
     axes.plot([least_s, most_s], [lane, lane], color=theme.ink, linewidth=1.2, marker="|", markersize=7)
     axes.annotate(

@@ -100,7 +100,7 @@ def _table(results: Mapping[str, Any], state: str) -> Iterator[str]:
 
 def _picture(name: str, light: bytes, dark: bytes) -> str:
     urls = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (light, dark)]
-    what = "Latency of each request over time" if name.startswith(LATENCY) else "Phases up to the first correct answer"
+    what = "Latency of each request over time" if name.startswith(LATENCY) else "Phases up to the first answer"
     return (
         f'<p><picture><source srcset="{urls[1]}" media="(prefers-color-scheme: dark)">'
         f'<img src="{urls[0]}" alt="{what} ({escape(name)})"></picture></p>'
@@ -114,6 +114,8 @@ def _definitions() -> Iterator[str]:
         "routed requests of the window but failed ones; one that timed out counts with its time-out.</li>"
         f"<li>Correct: the answer is a picture and agrees with a reference within {MAX_DIFFERENCE_LEVELS:g} of 255 "
         "grey levels on average over the swapped pixels.</li>"
+        "<li>Ready + first request: when a request that comes just as the contender is ready has its answer. The first "
+        "correct answer depends on when the next arrival is due too.</li>"
         "<li>Steady median: of a closed loop of one client after the window. Steady state: from the first arrival on "
         f"with which {STEADY_WINDOW_S:g} s begin in which all are answered within {STEADY_FACTOR:g} times that.</li>"
         "<li>Peak RSS is the sum of the peaks of all processes of a contender, which counts shared pages more than "
