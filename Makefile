@@ -8,7 +8,7 @@ LINTED := client deploy ensemble_python examples export_scripts loadtests tests
 STAMPED := pyproject.toml constraints.txt deploy/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-models clean
+.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-cold bench-cold-twins twins bench-models clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,14 @@ test-packs: $(EXPORT_VENV)/.export ## export, verify and serve a twin of every l
 
 bench: $(VENV)/.dev ## the server against a plain loop in one process
 	$(RUN)/warmswap bench overhead
+
+bench-cold: $(VENV)/.dev ## fresh replicas under load: naive, preloading, Triton as documented, warmswap (10 minutes)
+	$(RUN)/warmswap bench cold --page-cache both --out out/cold
+
+bench-cold-twins: $(VENV)/.dev twins ## the same with models as large as the published ones
+	$(RUN)/warmswap bench cold --pack twin --repository $(TWINS)/repository --out out/cold-twins
+
+twins: $(TWINS)/.made ## models as large as the published ones, with random weights (needs PyTorch)
 
 # Twins have the architecture, the file layout and the cost of the published models, and random weights of a seed.
 $(TWINS)/.made: $(EXPORT_VENV)/.export

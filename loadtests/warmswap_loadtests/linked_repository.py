@@ -71,7 +71,7 @@ def without_field(config: str, field: str) -> str:
     """Return a configuration without a field whose value is in braces or brackets; the rest stays as it was."""
     while True:
         visible = _SKIPPED.sub(lambda match: " " * len(match[0]), config)  # those in strings and comments do not count
-        start = re.search(rf"(?m)^\s*{field}\s*:?\s*[{{\[]", visible)
+        start = re.search(rf"(?m)^[ \t]*{field}\s*:?\s*[{{\[]", visible)
         if start is None:
             return config
         depth, end = 1, start.end()

@@ -96,15 +96,18 @@ async def run_open_loop(
     return records
 
 
-async def run_closed_loop(send: Send[A], *, timeout_s: float, requests: int, seconds: float) -> list[Record[A]]:
+async def run_closed_loop(
+    send: Send[A], *, timeout_s: float, requests: int, seconds: float, start_s: float | None = None
+) -> list[Record[A]]:
     """Send one request after the other, until there were as many and as much time has passed.
 
     Each is due when the one before has ended. Nothing else runs meanwhile, so these are the latencies of a server at
-    rest: the steady state that others are compared with. Stops at the first time-out.
+    rest: the steady state that others are compared with. Stops at the first time-out. Times count from ``start_s``.
     """
-    start_s = time.monotonic()
+    begin_s = time.monotonic()
+    start_s = begin_s if start_s is None else start_s
     records: list[Record[A]] = []
-    while len(records) < requests or time.monotonic() - start_s < seconds:
+    while len(records) < requests or time.monotonic() - begin_s < seconds:
         record: Record[A] = Record(len(records), time.monotonic() - start_s)
         records.append(record)
         await _send_one(record, send, start_s, timeout_s)

@@ -23,21 +23,29 @@ _CHUNK_BYTES: Final = 1 << 22
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def set_page_cache(state: str, folders: Iterable[Path]) -> dict[str, Any]:
-    """Bring files into the page cache, or drop them; return how, and how much of them is there now, in MB.
+class PageCache:
+    """Knows whether the Python packages were read since they were dropped."""
 
-    Args:
-        state: ``WARM`` or ``DROPPED``.
-        folders: Folders with models; the installed Python packages are added.
-    """
-    files = list(dict.fromkeys(_files([*folders, Path(sysconfig.get_path("purelib"))])))
-    if state == WARM:
-        _read(files)
-        how = "read beforehand"
-    else:
-        how = _drop(files)
-    sizes = [_size(path) for path in files]
-    return {"how": how, "files_mb": sum(sizes) / 1e6, "resident_mb": sum(map(_resident_bytes, files)) / 1e6}
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._packages_read = False
+
+    def set(self, state: str, folders: Iterable[Path]) -> dict[str, Any]:
+        """Bring files into the page cache, or drop them; return how, and how much of the models is there now, in MB.
+
+        Args:
+            state: ``WARM`` or ``DROPPED``.
+            folders: Folders with models; the installed Python packages are added.
+        """
+        models, packages = list(_files(folders)), Path(sysconfig.get_path("purelib"))
+        if state == WARM:
+            _read(models if self._packages_read else [*models, *_files([packages])])
+            how = "read beforehand"
+        else:
+            how = _drop([*folders, packages])
+        self._packages_read = state == WARM
+        resident = sum(map(_resident_bytes, models))
+        return {"how": how, "models_mb": sum(map(_size, models)) / 1e6, "resident_mb": resident / 1e6}
 
 
 def _files(folders: Iterable[Path]) -> Iterator[Path]:
@@ -54,12 +62,12 @@ def _read(files: Iterable[Path]) -> None:
                 pass
 
 
-def _drop(files: Iterable[Path]) -> str:
+def _drop(folders: Iterable[Path]) -> str:
     os.sync()  # only clean pages can be dropped
     try:
         _DROP_CACHES.write_text("1\n", encoding="ascii")
     except OSError:
-        for path in files:
+        for path in _files(folders):
             with path.open("rb", buffering=0) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return f"posix_fadvise(DONTNEED) on models and Python packages ({_DROP_CACHES} is not writable)"

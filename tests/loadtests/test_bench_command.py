@@ -19,6 +19,14 @@ from warmswap_client.cli import main
         ["batching", "--embedder-batch", "0"],
         ["paste", "--rounds", "few"],
         ["on-demand", "--cycles", "0"],
+        ["cold", "--rate", "0"],
+        ["cold", "--rate", "-2"],
+        ["cold", "--rate", "nan"],
+        ["cold", "--seconds", "0"],
+        ["cold", "--runs", "0"],
+        ["cold", "--pack", "closed"],
+        ["cold", "--page-cache", "hot"],
+        ["soak", "--minutes", "0"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +44,15 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["detector", "--repository", "nowhere"], "nowhere has no face_detector"),
         (["paste", "--examples", "nowhere"], "nowhere"),
         (["on-demand", "--repository", "nowhere"], "nowhere has no face_swapper_512"),
+        (["cold", "--repository", "nowhere"], "nowhere is no repository of the pack open (no face_detector)"),
+        (
+            ["cold", "--pack", "twin"],
+            "out/twins/repository is no repository of the pack twin (no face_detector): make twins",
+        ),
+        (["cold", "--contender", "nothing", "--repository", "nowhere"], "nowhere"),
+        (["cold", "--redraw", "--out", "nowhere"], "nowhere/results.json"),
+        (["cold", "--redraw"], "--redraw needs --out"),
+        (["soak", "--repository", "nowhere"], "nowhere"),
     ],
 )
 def test_what_is_missing_is_one_line(

@@ -21,7 +21,7 @@ from warmswap_loadtests.contenders.fastapi_servers import preloading
 from warmswap_loadtests.contenders.registry import make_contenders
 from warmswap_loadtests.errors import BenchError
 from warmswap_loadtests.machine import command_line, git_commit, machine_facts, version_facts
-from warmswap_loadtests.page_cache import STATES, set_page_cache
+from warmswap_loadtests.page_cache import STATES, PageCache
 from warmswap_loadtests.payloads import golden_payload
 
 OPEN: Final = "open"
@@ -74,7 +74,8 @@ def measure_cold(options: ColdOptions, progress: Callable[[str], None]) -> dict[
         progress("calibrating on the preloading server")
         measured = preloading()
         measured.prepare(repository, work)
-        calibration = calibrate(measured, payload, options.probe_period_s, work / "calibration.log")
+        with _named("calibration"):
+            calibration = calibrate(measured, payload, options.probe_period_s, work / "calibration.log")
         load = Load(
             payload,
             rate_per_s=options.rate_per_s or calibration.rate_per_s,
@@ -84,9 +85,10 @@ def measure_cold(options: ColdOptions, progress: Callable[[str], None]) -> dict[
         )
         progress(f"{load.rate_per_s:g} requests/s from exec on, time-out {load.timeout_s:g} s")
         runs: list[dict[str, Any]] = []
+        page_cache = PageCache()
         for number, state, contender in _turns(options.runs, states, contenders):
             progress(f"run {number + 1} of {options.runs}, page cache {state}: {contender.name}")
-            cache = set_page_cache(state, contender.files())
+            cache = page_cache.set(state, contender.files())
             log = work / f"{contender.name}-{state}-{number}.log"
             with _named(contender.name):
                 run = measure_run(contender, load, calibration.check, log)
@@ -130,15 +132,18 @@ def write_results(results: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         BenchError: the folder cannot be written.
     """
-    from warmswap_loadtests.cold.charts import write_charts
+    from warmswap_loadtests.cold.charts import DARK, LIGHT, render_charts
     from warmswap_loadtests.cold.report import write_report
 
+    light, dark = render_charts(results, LIGHT), render_charts(results, DARK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RESULTS_NAME
         path.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
-        charts = write_charts(results, folder)
-        return [path, *charts, write_report(results, folder / "report.html")]
+        charts = {folder / f"{name}.png": data for name, data in light.items()}
+        for chart, data in charts.items():
+            chart.write_bytes(data)
+        return [path, *charts, write_report(results, light, dark, folder / "report.html")]
     except OSError as error:
         raise BenchError(f"cannot write to {folder}: {error.strerror or error}") from error
 

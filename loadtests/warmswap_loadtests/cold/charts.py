@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ MARKERS: Final = {"naive": "o", "preloading": "s", "triton-documented": "D", "wa
 PHASE_KEYS: Final = (
     ("live_s", "exec to live"),
     ("ready_s", "live to ready"),
-    ("first_correct_s", "ready to first answer"),
+    ("ready_answer_s", "first request, if it comes when ready"),
 )
 
 
@@ -51,16 +50,6 @@ class Theme:
 
 LIGHT: Final = Theme("light", "#ffffff", "#1f2328", "#d0d7de", ("#c6d4e1", "#7fa3c2", "#2f6690"))
 DARK: Final = Theme("dark", "#16191d", "#e6edf3", "#3d444d", ("#33475a", "#4f7ea6", "#9cc9ee"))
-
-
-def write_charts(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write ``latency.png`` and ``phases.png`` for each page cache state and return the files."""
-    paths: list[Path] = []
-    for name, data in render_charts(results, LIGHT).items():
-        path = folder / f"{name}.png"
-        path.write_bytes(data)
-        paths.append(path)
-    return paths
 
 
 def render_charts(results: Mapping[str, Any], theme: Theme) -> dict[str, bytes]:
@@ -175,7 +164,7 @@ def _phases_figure(results: Mapping[str, Any], state: str, theme: Theme) -> Figu
     left.set_ylim(len(entries) - 0.4, -0.6)
     left.set_xlim(0, left.get_xlim()[1] * 1.12)
     left.set_xlabel("seconds after exec (median; the line spans all runs)")
-    left.set_title("From exec to the first correct answer", loc="left", fontsize=11, color=theme.ink)
+    left.set_title("From exec to the first answer", loc="left", fontsize=11, color=theme.ink)
     right.set_xscale("log")
     right.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     right.xaxis.set_major_formatter(FuncFormatter(milliseconds))
@@ -209,7 +198,7 @@ def _draw_phases(axes: Axes, metrics: Mapping[str, Any], lane: int, theme: Theme
             return
         axes.barh(lane, max(0.0, end_s - begin_s), left=begin_s, height=0.55, color=colour)
         begin_s = max(begin_s, end_s)
-    spread = metrics["first_correct_s"]
+    spread = metrics["ready_answer_s"]
     least_s, most_s = spread["min"], spread["max"] if spread["max"] is not None else begin_s
     axes.plot([least_s, most_s], [lane, lane], color=theme.ink, linewidth=1.2, marker="|", markersize=7)
     axes.annotate(

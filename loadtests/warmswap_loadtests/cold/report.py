@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from warmswap_loadtests.answers import MAX_DIFFERENCE_LEVELS
-from warmswap_loadtests.cold.charts import DARK, LATENCY, LIGHT, render_charts
+from warmswap_loadtests.cold.charts import LATENCY
 from warmswap_loadtests.cold.figures import BASELINE, METRICS, STEADY_FACTOR, STEADY_WINDOW_S
 from warmswap_loadtests.cold.table import SHARED_CORES, range_text, value_text
 
@@ -29,13 +29,20 @@ img { height: auto; max-width: 100%; } dt { font-weight: 600; } dd { margin: 0 0
 """
 
 
-def write_report(results: Mapping[str, Any], path: Path) -> Path:
-    """Write the page and return its path."""
-    path.write_text("\n".join(_page(results)) + "\n", encoding="utf-8")
+def write_report(results: Mapping[str, Any], light: Mapping[str, bytes], dark: Mapping[str, bytes], path: Path) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        results: What was measured.
+        light: The charts by name, for light pages.
+        dark: The same for dark ones.
+        path: Where to.
+    """
+    path.write_text("\n".join(_page(results, light, dark)) + "\n", encoding="utf-8")
     return path
 
 
-def _page(results: Mapping[str, Any]) -> Iterator[str]:
+def _page(results: Mapping[str, Any], light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> Iterator[str]:
     settings = results["settings"]
     title = f"Cold start, pack {escape(settings['pack'])}"
     yield '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -44,7 +51,6 @@ def _page(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"<h1>{title}</h1>"
     yield f'<p class="soft">{escape(results["time"])}, commit {escape(str(results["git_commit"]))}</p>'
     yield from _introduction(results)
-    light, dark = render_charts(results, LIGHT), render_charts(results, DARK)
     for state in dict.fromkeys(entry["page_cache"] for entry in results["summary"]):
         yield f"<h2>Page cache {escape(state)}</h2>"
         yield from _table(results, state)
@@ -94,7 +100,7 @@ def _table(results: Mapping[str, Any], state: str) -> Iterator[str]:
 
 def _picture(name: str, light: bytes, dark: bytes) -> str:
     urls = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (light, dark)]
-    what = "Latency of each request over time" if name.startswith(LATENCY) else "Phases up to the first correct answer"
+    what = "Latency of each request over time" if name.startswith(LATENCY) else "Phases up to the first answer"
     return (
         f'<p><picture><source srcset="{urls[1]}" media="(prefers-color-scheme: dark)">'
         f'<img src="{urls[0]}" alt="{what} ({escape(name)})"></picture></p>'
@@ -108,6 +114,8 @@ def _definitions() -> Iterator[str]:
         "routed requests of the window but failed ones; one that timed out counts with its time-out.</li>"
         f"<li>Correct: the answer is a picture and agrees with a reference within {MAX_DIFFERENCE_LEVELS:g} of 255 "
         "grey levels on average over the swapped pixels.</li>"
+        "<li>Ready + first request: when a request that comes just as the contender is ready has its answer. The first "
+        "correct answer depends on when the next arrival is due too.</li>"
         "<li>Steady median: of a closed loop of one client after the window. Steady state: from the first arrival on "
         f"with which {STEADY_WINDOW_S:g} s begin in which all are answered within {STEADY_FACTOR:g} times that.</li>"
         "<li>Peak RSS is the sum of the peaks of all processes of a contender, which counts shared pages more than "

@@ -72,7 +72,11 @@ async def _measure_run(contender: Contender, load: Load, check: AnswerCheck, log
         )
         await wait_until_ready(process, probe)
         steady = await run_closed_loop(
-            send, timeout_s=max(load.timeout_s, READY_PATIENCE_S), requests=STEADY_REQUESTS, seconds=STEADY_S
+            send,
+            timeout_s=max(load.timeout_s, READY_PATIENCE_S),
+            requests=STEADY_REQUESTS,
+            seconds=STEADY_S,
+            start_s=process.start_s,
         )
         process.check_alive()
         pids = process.pids()

@@ -137,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
 def _cold(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
     from warmswap_loadtests.cold.bench import ColdOptions, measure_cold, read_results, write_results
     from warmswap_loadtests.cold.table import cold_lines
+    from warmswap_loadtests.errors import BenchError
 
     options = ColdOptions(
         pack=args.pack,
@@ -148,6 +149,8 @@ def _cold(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]
         page_cache=args.page_cache,
         contenders=args.contender,
     )
+    if args.redraw and not args.out:
+        raise BenchError("--redraw needs --out DIR, the folder with results.json")
     results = read_results(args.out) if args.redraw else measure_cold(options, progress)
     if args.out:
         for path in write_results(results, args.out):

@@ -7,6 +7,8 @@ has instances; others wait in order instead of taking the cores from each other.
 from __future__ import annotations
 
 import asyncio
+import os
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
@@ -37,8 +39,12 @@ def load() -> BaselineModel:
 
 
 async def preload() -> None:
-    """Make the server ready."""
-    state.model = await to_thread.run_sync(load)
+    """Make the server ready; a server that cannot be ready ends, so that the orchestrator sees it."""
+    try:
+        state.model = await to_thread.run_sync(load)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
 
 
 @asynccontextmanager

@@ -53,14 +53,15 @@ class ReadinessProbe:
                 await asyncio.sleep(self.period_s - now_s % self.period_s)
 
     def _take(self, is_ok: bool) -> None:
+        now_s = self._now_s()
         self._failures = 0 if is_ok else self._failures + 1
         if is_ok and not self.is_ready:
             self.is_ready = True
-            self.ready_s = self.ready_s or self._now_s()
-            self.changes.append((self._now_s(), True))
+            self.ready_s = now_s if self.ready_s is None else self.ready_s
+            self.changes.append((now_s, True))
         elif self.is_ready and self._failures >= FAILURE_THRESHOLD:
             self.is_ready = False
-            self.changes.append((self._now_s(), False))
+            self.changes.append((now_s, False))
 
     def _now_s(self) -> float:
         return time.monotonic() - self.start_s
