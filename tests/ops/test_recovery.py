@@ -116,8 +116,8 @@ def test_model_that_hangs_in_its_warm_up_is_named(repository: Path) -> None:
     assert processes_with(str(repository)) == []
 
 
-def test_failed_start_may_stay_for_a_look(tmp_path: Path) -> None:
-    repository = write_repository(tmp_path / "repository", golden_factor=3.0)
+def test_failed_start_may_stay_for_a_look(repository: Path) -> None:
+    (repository / "face_swap/1/model.py").write_text("import no_such_module\n")
     with ServeProcess(repository, "--on-failure=stay") as serve:
         failed = serve.phase("failed")
         assert (failed["exit_code"], failed["stays"]) == (ModelLoadError.exit_code, True)
@@ -125,10 +125,10 @@ def test_failed_start_may_stay_for_a_look(tmp_path: Path) -> None:
         samples = scrape(f"http://127.0.0.1:{port}/metrics")
         assert value(samples, "warmswap_ready") == 0
         assert value(samples, "warmswap_triton_metrics_up") == 1
-        assert value(samples, "warmswap_not_ready_reason", reason="self_test_failed") == 1
+        assert value(samples, "warmswap_not_ready_reason", model="face_swap", reason="load_failed") == 1
         serve.send(signal.SIGTERM)
         assert serve.wait() == 0
-        assert "golden is [3.0, 6.0]" in serve.stderr()
+        assert "No module named 'no_such_module'" in serve.stderr()
         assert processes_with(str(repository)) == []
 
 
