@@ -35,6 +35,7 @@ _CODE: Final = re.compile(rf"(?<![\w.])({'|'.join(ERROR_CODES)}): ")
 _TEXT_ERRORS: Final[tuple[tuple[re.Pattern[str], type[errors.WarmswapError]], ...]] = (
     (re.compile(r"unknown model: .* has no available versions"), errors.ModelNotLoadedError),
     (re.compile(r"unknown model: .* is not found"), errors.UnknownModelError),
+    (re.compile(r"Stub process '.*' is not healthy"), errors.ServerBusyError),  # it died and will be replaced
     (re.compile(r"This (protocol|API) is restricted"), errors.AccessDeniedError),
 )
 

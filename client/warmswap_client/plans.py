@@ -11,7 +11,7 @@ from warmswap_client.files import ImageSource, read_image
 from warmswap_client.options import AnalyzeOptions, SwapOptions, encode_parameters
 from warmswap_client.results import AnalysisResult, SwapResult, parse_analysis, parse_swap
 from warmswap_client.retry import RetryPolicy, call_with_retries
-from warmswap_client.status import ModelStatus, ServerStatus, parse_runtime
+from warmswap_client.status import ModelStatus, ServerStatus, parse_runtime, readable_reason
 from warmswap_client.steps import Call, Pause, Plan
 from warmswap_ensemble.contract import ANALYZE_OPTIONS, FACE_ANALYSIS, FACE_SWAP, MODELS, SWAP_OPTIONS, ModelSpec
 
@@ -127,7 +127,6 @@ class Planner:
             for name in MODELS:
                 state = "READY" if (yield from self._ask("model_ready", remaining_s(), model=name)) else "UNAVAILABLE"
                 index.append({"name": name, "state": state, "reason": "the repository index is closed to clients"})
-        keys = ("name", "version", "state", "reason")
         return ServerStatus(
             url=self.url,
             live=live,
@@ -136,7 +135,15 @@ class Planner:
             name=metadata["name"],
             version=metadata["version"],
             runtime=parse_runtime(metadata["name"], metadata["version"]),
-            models=tuple(ModelStatus(*(row.get(key, "") for key in keys)) for row in index),
+            models=tuple(
+                ModelStatus(
+                    row.get("name", ""),
+                    row.get("version", ""),
+                    row.get("state", ""),
+                    readable_reason(row.get("reason", "")),
+                )
+                for row in index
+            ),
         )
 
     def wait_until_ready(self, timeout_s: float, model: str) -> Plan[None]:

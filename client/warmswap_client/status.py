@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+# "Internal: TritonModelException: <reason>\n\nAt:\n  <file>(<line>): initialize\n"
+_WRAPPING: Final = re.compile(r"\A(?:[A-Z][A-Za-z ]{2,20}: )?(?:TritonModelException: )?|\n\s*At:\n.*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +19,7 @@ class ModelStatus:
         name: The model.
         version: Empty if no version was ever loaded.
         state: ``READY``, ``LOADING``, ``UNLOADING``, ``UNAVAILABLE``, or empty if no load was ever tried.
-        reason: Why it is in that state, in the server's words.
+        reason: Why it is in that state, in the server's words, without the trace of its Python code.
     """
 
     name: str
@@ -46,6 +51,46 @@ class ServerStatus:
     version: str
     runtime: Mapping[str, str | None]
     models: tuple[ModelStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """A model of the contract that answers no requests.
+
+    Attributes:
+        model: Its name.
+        reason: Why, as far as the server tells.
+    """
+
+    model: str
+    reason: str
+
+
+def not_ready(models: Iterable[ModelStatus], needed: Iterable[str]) -> list[NotReady]:
+    """Return those of the needed models that have no version READY.
+
+    Args:
+        models: The repository index.
+        needed: Names, in the order of the answer.
+    """
+    by_name: dict[str, list[ModelStatus]] = {}
+    for model in models:
+        by_name.setdefault(model.name, []).append(model)
+    found: list[NotReady] = []
+    for name in needed:
+        versions = by_name.get(name, [])
+        if any(version.state == "READY" for version in versions):
+            continue
+        reasons = [version.reason for version in versions if version.reason]
+        states = [version.state.lower() for version in versions if version.state]
+        default = states[0] if states else "not loaded" if versions else "not in the server's repository"
+        found.append(NotReady(name, "; ".join(reasons) or default))
+    return found
+
+
+def readable_reason(reason: str) -> str:
+    """Return what Triton says of a failed load in one line, without wrappers and the trace of the Python backend."""
+    return " ".join(_WRAPPING.sub("", reason).split()).rstrip("; ")
 
 
 def parse_runtime(name: str, version: str) -> dict[str, str | None]:

@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from warmswap_ops.errors import (
     ControlError,
     ControlTimeoutError,
+    LoadTimeoutError,
     ModelLoadError,
     ServerUnreachableError,
     UnknownModelError,
@@ -88,7 +89,7 @@ class ControlClient:
 
         Raises:
             ModelLoadError: the model was refused.
-            ControlTimeoutError: it took longer.
+            LoadTimeoutError: it took longer.
             ServerUnreachableError: the server is not there, or went away.
         """
         override = json.dumps(config) if config is not None else None
@@ -97,7 +98,7 @@ class ControlClient:
         except InferenceServerException as error:
             status = _status(error)
             if status == "DEADLINE_EXCEEDED":
-                raise ControlTimeoutError(f"model {model} was not ready after {timeout_s:g} s") from error
+                raise LoadTimeoutError(model, timeout_s) from error
             if status in ("UNAVAILABLE", "CANCELLED"):
                 raise ServerUnreachableError(f"{self._address} went away while loading {model}") from error
             raise ModelLoadError(model, load_failure(error.message())) from error

@@ -9,6 +9,7 @@
     ├── ControlError         7    the control API said no
     │   ├── ServerUnreachableError   nothing answers at the address
     │   ├── ControlTimeoutError      no answer in time
+    │   │   └── LoadTimeoutError     a model did not become ready in time
     │   ├── UnknownModelError        no such model in the repository
     │   └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
     ├── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
@@ -85,6 +86,15 @@ class ServerUnreachableError(ControlError):
 
 class ControlTimeoutError(ControlError):
     """No answer in time."""
+
+
+class LoadTimeoutError(ControlTimeoutError):
+    """A model did not become ready in time."""
+
+    def __init__(self, model: str, timeout_s: float) -> None:
+        """Name the model, and the option that gives it longer."""
+        super().__init__(f"model {model} was not ready after {timeout_s:g} s; a larger --load-timeout gives it longer")
+        self.model = model
 
 
 class UnknownModelError(ControlError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from warmswap_ops.errors import ControlError, ServerUnreachableError
-from warmswap_ops.phases import Stopwatch
+from warmswap_ops.errors import ControlError, ModelLoadError, ServerUnreachableError
+from warmswap_ops.replica_state import LoadTimes
 
 if TYPE_CHECKING:
     from warmswap_ops.control import ControlClient
@@ -25,7 +27,9 @@ def load_models(
     timeout_s: float,
     process: TritonProcess,
     at_once: int,
-) -> Iterator[tuple[str, dict[str, float]]]:
+    initialized_s: Callable[[str], float | None],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> Iterator[tuple[str, dict[str, LoadTimes]]]:
     """Load groups of models; yield each group, in order, when all of its models are loaded.
 
     The first failure wins, and kills the server: that ends the other loads too.
@@ -36,19 +40,23 @@ def load_models(
         timeout_s: For each model.
         process: The server, which may die meanwhile.
         at_once: Models that are loaded at the same time, in the order of the groups; all of them if it is large enough.
+        initialized_s: When a model's last instance was initialized, if that is known (``time.monotonic()``).
+        configs: What replaces ``config.pbtxt`` of a model.
 
     Yields:
-        Name of the group, and the milliseconds that each of its models took.
+        Name of the group, and how long each of its models took.
 
     Raises:
         ControlError: a model was refused, or took longer than ``timeout_s``.
         ServerError: the server died.
     """
 
-    def load(model: str) -> float:
-        stopwatch = Stopwatch()
-        control.load(model, timeout_s=timeout_s)
-        return stopwatch.total_ms()
+    def load(model: str) -> LoadTimes:
+        started_s = time.monotonic()
+        control.load(model, configs.get(model), timeout_s=timeout_s)
+        total_ms = (time.monotonic() - started_s) * 1e3
+        end_s = initialized_s(model)
+        return LoadTimes(total_ms, None if end_s is None or end_s < started_s else (end_s - started_s) * 1e3)
 
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="load")
     try:
@@ -94,7 +102,32 @@ def finish_requests(
     return True
 
 
-def _raise_failure(future: Future[float], process: TritonProcess) -> None:
+def refuse_models(grpc_url: str, models: Sequence[str], config: Callable[[str], Path], reason: str) -> None:
+    """Let the repository index of an empty server give a reason for pipelines that will not be loaded.
+
+    Only for pipelines of this project: another one would not refuse, and become ready.
+
+    Args:
+        grpc_url: The server.
+        models: The pipelines.
+        config: Returns a pipeline's ``config.pbtxt``.
+        reason: What the index is to say.
+
+    Raises:
+        OpsError: the server or a configuration cannot be asked.
+    """
+    from warmswap_ops.control import ControlClient
+    from warmswap_ops.model_config import knows_refusal, read_model_config, with_refusal
+
+    with ControlClient(grpc_url) as control:
+        for model in models:
+            path = config(model)
+            if knows_refusal(path.parents[1] if path.parent.name == "configs" else path.parent):
+                with suppress(ModelLoadError):
+                    control.load(model, with_refusal(read_model_config(path), reason))
+
+
+def _raise_failure(future: Future[LoadTimes], process: TritonProcess) -> None:
     error = future.exception()
     if isinstance(error, ServerUnreachableError):  # the reason is in the server's log
         process.wait(1.0)

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
+
+_FOR_SCRIPTS: Final = ("load_ms", "warmup_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +18,12 @@ class Phase:
     """One step of a replica's life.
 
     Attributes:
-        name: ``compiled``, ``preflight``, ``server``, ``stages``, ``pipelines``, ``ready``, ``draining``, ``stopped``
-            or ``failed``.
+        name: ``compiled``, ``preflight``, ``server``, ``stages``, ``pipelines``, ``ready``, ``restart``,
+            ``recovering``, ``on_demand_load``, ``on_demand_unload``, ``over_budget``, ``draining``, ``stopped`` or
+            ``failed``.
         ms: How long it took, ``None`` for what is only announced.
-        details: What else there is to know; JSON values. Lists are for scripts: the text leaves them out.
+        details: What else there is to know; JSON values. Lists and the parts of load times are for scripts: the text
+            leaves them out.
     """
 
     name: str
@@ -36,7 +40,7 @@ class Phase:
     def as_text(self) -> str:
         """Return one line for a human."""
         duration = "" if self.ms is None else f"{self.ms:7.0f} ms"
-        shown = {key: value for key, value in self.details.items() if not isinstance(value, list)}
+        shown = {k: v for k, v in self.details.items() if k not in _FOR_SCRIPTS and not isinstance(v, list)}
         details = "  ".join(_show(key, value) for key, value in shown.items())
         return f"{self.name:<10}{duration:>10}  {details}".rstrip()
 

@@ -34,7 +34,7 @@ def choose_ports(host: str, wanted: Ports) -> Ports:
     probes: list[socket.socket] = []
     try:
         for field in fields(wanted):
-            probe = _bind(field.name, host, getattr(wanted, field.name))
+            probe = listen(field.name, host, getattr(wanted, field.name))
             probes.append(probe)
             chosen[field.name] = probe.getsockname()[1]
     finally:
@@ -63,7 +63,13 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(role: str, host: str, port: int) -> socket.socket:
+def listen(role: str, host: str, port: int) -> socket.socket:
+    """Return a listening socket; ``role`` is for the message.
+
+    Raises:
+        PortInUseError: the port is taken.
+        MachineError: the host is not an address of this machine, or the port needs privileges.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     probe = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from warmswap_ops.errors import OpsError, ServerError
+from warmswap_ops.errors import OpsError
 from warmswap_ops.launcher import Launcher, LaunchOptions
 from warmswap_ops.phases import Phase, Report, Stopwatch, process_start_s
 from warmswap_ops.stop_signals import EventQueue, StopSignal
@@ -33,16 +33,11 @@ class _Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Exited:
-    returncode: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Stopped:
     finished: bool
 
 
-_Event = StopSignal | _Ready | _Failed | _Exited | _Stopped
+_Event = StopSignal | _Ready | _Failed | _Stopped
 
 
 class ServeLoop:
@@ -61,21 +56,25 @@ class ServeLoop:
         self._drain_delay_s = drain_delay_s
         self._events = events
         self._is_ready = False
+        self._on_failure = options.on_failure
         self._launcher = Launcher(options, report, _to_stderr, Stopwatch(process_start_s()))
 
     def run(self) -> int:
         """Serve until a signal; return the exit code.
 
         Raises:
-            OpsError: the start failed, or the server died.
+            OpsError: the start failed, or what was started could not be kept serving; not with ``--on-failure stay``.
         """
         starter = threading.Thread(target=self._start, name="start", daemon=True)
         starter.start()
         try:
             return self._until_ready()
         except OpsError as error:
-            self._report(Phase("failed", None, {"error": str(error), "exit_code": error.exit_code}))
-            raise
+            stays = self._on_failure == "stay"
+            self._report(Phase("failed", None, {"error": str(error), "exit_code": error.exit_code, "stays": stays}))
+            if not stays:
+                raise
+            return self._stay_unready(error)
         finally:
             self._launcher.kill()
             starter.join(timeout=5.0)
@@ -88,7 +87,10 @@ class ServeLoop:
             self._events.put(_Failed(error))
             return
         self._events.put(_Ready())
-        self._events.put(_Exited(self._launcher.wait()))
+        try:
+            self._launcher.watch()
+        except BaseException as error:
+            self._events.put(_Failed(error))
 
     def _until_ready(self) -> int:
         match self._next():
@@ -103,22 +105,33 @@ class ServeLoop:
                 return self._until_signal()
 
     def _until_signal(self) -> int:
-        event = self._next()
-        if isinstance(event, StopSignal):
-            return self._drain(event)
-        self._launcher.check_alive()
-        raise ServerError("tritonserver died")
+        match self._next():
+            case StopSignal() as stop:
+                return self._drain(stop)
+            case _Failed(error):
+                raise error
+            case event:
+                raise AssertionError(f"unexpected {event}")
+
+    def _stay_unready(self, error: OpsError) -> int:
+        """Keep what the failure has left: the metrics, and an empty server that gives the reason."""
+        _to_stderr(f"not ready: {error}; staying for a look (--on-failure stay), until a signal comes")
+        while not isinstance(event := self._next(), StopSignal):
+            pass
+        self._launcher.kill()
+        self._report(Phase("stopped", None, {"reason": f"{event.name} while not ready"}))
+        return 0
 
     def _drain(self, stop: StopSignal) -> int:
         stopwatch = Stopwatch()
         self._report(Phase("draining", None, {"reason": stop.name, "delay_s": self._drain_delay_s}))
         event = self._next(self._drain_delay_s)
-        if isinstance(event, _Exited):  # it was serving still
-            self._launcher.check_alive()
+        if isinstance(event, _Failed):  # it was serving still
+            raise event.error
         if event is None:
             threading.Thread(target=self._stop, name="stop", daemon=True).start()
             event = self._next()
-            while isinstance(event, _Exited):  # as it should; the stop is not complete yet
+            while isinstance(event, _Failed):  # of a restart that the stop has cut short
                 event = self._next()
         self._launcher.kill()
         if isinstance(event, StopSignal):

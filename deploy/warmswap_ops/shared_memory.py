@@ -41,10 +41,16 @@ class SharedMemory:
             return None  # no /dev/shm: Triton will say so in its own words
         return lock_fd
 
-    def remove(self) -> None:
-        """Remove all regions of the prefix; the server must be dead."""
+    def clear(self) -> None:
+        """Remove all regions, and keep the prefix for the next server; this one must be dead."""
         for path in self._dir.glob(f"{self.prefix}*"):
-            path.unlink(missing_ok=True)
+            if path.name != f"{self.prefix}{_LOCK}":
+                path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all regions and give the prefix up; the server must be dead."""
+        self.clear()
+        (self._dir / f"{self.prefix}{_LOCK}").unlink(missing_ok=True)
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None

@@ -9,6 +9,7 @@ from typing import Final
 from warmswap_ops.ports import Ports
 from warmswap_ops.triton_install import package_version
 
+INTERNAL_HOST: Final = "127.0.0.1"
 GPU_DEVICE: Final = Path("/dev/nvidiactl")
 
 
@@ -33,7 +34,7 @@ def has_gpu() -> bool:
 
 
 def server_command(options: ServerOptions, ports: Ports) -> list[str]:
-    """Return the program and its arguments."""
+    """Return the program and its arguments; ``ports.metrics`` is Triton's own, on the loopback interface."""
     command = [
         str(options.server),
         f"--id=warmswap/{package_version('warmswap') or 'unknown'} onnxruntime/{options.onnxruntime_version}",
@@ -48,7 +49,7 @@ def server_command(options: ServerOptions, ports: Ports) -> list[str]:
         f"--model-load-thread-count={options.load_threads}",
         f"--http-address={options.host}",
         f"--grpc-address={options.host}",
-        f"--metrics-address={options.host}",
+        f"--metrics-address={INTERNAL_HOST}",  # the public port is the launcher's, see metrics_server
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -14,7 +15,8 @@ _GLOG: Final = re.compile(r'^([IWEF])\d{4} [\d:.]+ \d+ \S+\] "?(.*?)"?$')
 _LOAD_PREFIX: Final = re.compile(r"^load failed for model '[^']*': (?=version |\S)")
 _VERSION_STATE: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: (?:[A-Z][A-Za-z ]{2,20}: )?")
 _TRACEBACK: Final = re.compile(r"\n\s*\n?At:\n.*", re.DOTALL)
-_SELF_TEST: Final = re.compile(r"^(\w+) (\d+): (self_test_failed: .*)$")
+_SELF_TEST: Final = re.compile(r"^(\w+) (\d+): ((?:self_test|stage)_failed: .*)$")
+_INITIALIZED: Final = re.compile(r"\bwarmswap: initialized (\w+) (\d+)")
 _HARMLESS: Final = ("CudaDriverHelper has not been initialized",)  # an error line of every start without a GPU
 _DECISIVE: Final = (
     "error while loading shared libraries",
@@ -41,19 +43,34 @@ class TritonLog:
         self._lock = threading.Lock()
         self._pass_on = pass_on
         self._verbose = verbose
+        self._initialized_s: dict[str, float] = {}
         self.passing_on = False
 
     def add(self, line: str) -> None:
         """Keep a line, and pass it on if it matters."""
+        initialized = _INITIALIZED.search(line)
         with self._lock:
             self._lines.append(line)
+            if initialized:
+                self._initialized_s[initialized[1]] = time.monotonic()
         if self._pass_on and (self._verbose or (self.passing_on and not line.startswith("I"))):
             self._pass_on(line)
+
+    def clear(self) -> None:
+        """Forget everything: another server writes from now on."""
+        with self._lock:
+            self._lines.clear()
+            self._initialized_s.clear()
 
     def lines(self) -> list[str]:
         """Return the lines that are kept."""
         with self._lock:
             return list(self._lines)
+
+    def initialized_s(self, model: str) -> float | None:
+        """Return when the last instance of a model said that it was initialized, in ``time.monotonic()`` seconds."""
+        with self._lock:
+            return self._initialized_s.get(model)
 
     def decisive_line(self) -> str:
         """Return the line that says why the server died, as well as one can tell."""
@@ -75,7 +92,7 @@ def decisive_line(lines: Iterable[str]) -> str:
 
 
 def self_test_failure(lines: Iterable[str]) -> tuple[str, str] | None:
-    """Return model and reason of the first warm-up that was off the golden answer, worded as ``load_failure`` does."""
+    """Return model and reason of the first warm-up that failed, worded as ``load_failure`` does."""
     for line in lines:
         glog = _GLOG.match(line)
         if glog and (found := _SELF_TEST.match(glog[2])):
@@ -98,7 +115,7 @@ def load_failure(message: str) -> str:
 
 def _tidy(text: str) -> str:
     text = _TRACEBACK.sub("", text)
-    text = text.removeprefix("TritonModelException: ").strip().rstrip(";").strip()
+    text = text.removeprefix("TritonModelException: ").strip().rstrip("; \n")
     return " ".join(text.split())
 
 

@@ -45,6 +45,7 @@ from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
+from warmswap_ensemble.request_metrics import FAMILIES, RequestTimes, warmup_requests
 from warmswap_ensemble.residency_client import ResidencyClient
 from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
@@ -56,12 +57,18 @@ from warmswap_ensemble.types import Stage
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
 DEFAULT_ON_DEMAND_WAIT_MS: Final = 2000
 STAGE_VERSION_PREFIX: Final = "stage_version."
+REFUSED: Final = "refused"
+"""A key that only the launcher sets: the pipeline must not load, and this is why."""
+
 STAGE_PATIENCE_S: Final = 120.0
 """How long the first request, which is the warm-up, waits for a stage."""
 STAGE_POLL_S: Final = 0.01
 
 NOT_READY_TEXTS: Final = ("no available versions", "not ready")
 """What Triton says of a model that is being unloaded, or of a server that is shutting down."""
+
+DEAD_TEXT: Final = "is not healthy"
+"""What Triton says of a model whose process died."""
 
 
 class PipelineModel:
@@ -78,7 +85,10 @@ class PipelineModel:
         cv2.setNumThreads(1)
         model_dir = Path(args["model_repository"])
         self.version = args["model_version"]
-        settings = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
+        config = json.loads(args["model_config"])
+        settings = {key: value["string_value"] for key, value in config["parameters"].items()}
+        if REFUSED in settings:  # by the launcher, after a failure: so that the repository index has the reason
+            raise pb_utils.TritonModelException(settings[REFUSED])
         try:
             self.pins = _stage_pins(self.name, settings)
             self.on_demand_wait_ms = _setting(settings, "on_demand_wait_ms", DEFAULT_ON_DEMAND_WAIT_MS)
@@ -108,6 +118,9 @@ class PipelineModel:
         self.residency = ResidencyClient.from_environment(self.name)
         self.residency.connect()
         self.answered = False
+        self.request_times = RequestTimes(warmup_requests(config.get("model_warmup", [])))
+        self.request_metrics, self.families = self._make_metrics(args["model_instance_name"])
+        pb_utils.Logger.log_info(f"warmswap: initialized {self.name} {self.version}")  # the launcher reads it
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Return one response per request, in order."""
@@ -119,9 +132,13 @@ class PipelineModel:
         self.executor.shutdown(wait=False)
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        begin_s = time.monotonic()
         try:
             response = pb_utils.InferenceResponse(output_tensors=self.respond(request))
             self.answered = True
+            for name, value in self.request_times.add(time.monotonic() - begin_s, time.time()):
+                metric = self.request_metrics[name]
+                metric.increment(value) if FAMILIES[name].is_counter else metric.set(value)
             return response
         except PipelineError as error:
             if isinstance(error, SelfTestError | StageFailedError):
@@ -170,6 +187,17 @@ class PipelineModel:
                 if self.answered or time.monotonic() > deadline_s:
                     raise
                 time.sleep(STAGE_POLL_S)
+
+    def _make_metrics(self, instance: str) -> tuple[dict[str, pb_utils.Metric], list[pb_utils.MetricFamily]]:
+        """Make the metrics of requests; the families must live as long as their metrics."""
+        metrics: dict[str, pb_utils.Metric] = {}
+        families: list[pb_utils.MetricFamily] = []
+        for name, spec in FAMILIES.items():
+            kind = pb_utils.MetricFamily.COUNTER if spec.is_counter else pb_utils.MetricFamily.GAUGE
+            families.append(pb_utils.MetricFamily(name=name, description=spec.description, kind=kind))
+            labels = {"model": self.name, "version": self.version}
+            metrics[name] = families[-1].Metric(labels | ({"model_instance": instance} if spec.per_instance else {}))
+        return metrics, families
 
     def _check_warmup(self, model_dir: Path) -> None:
         if self.golden is None:
@@ -284,6 +312,8 @@ def _stage_error(stage: Stage, message: str, code: int | None) -> PipelineError:
     name = f"{stage.model} {stage.version}"
     if any(text in message.lower() for text in NOT_READY_TEXTS):
         return StageNotReadyError(f"{name} is not loaded now ({message}); try again")
+    if DEAD_TEXT in message.lower():
+        return OverloadedError(f"the process of {name} died and will be replaced ({message}); try again")
     if code == pb_utils.TritonError.UNAVAILABLE:
         return OverloadedError(f"{name} takes no request now ({message}); try again")
     return StageFailedError(f"{name} failed: {message}")

@@ -74,6 +74,9 @@ class Serve:
     def wait(self) -> int:
         return self._process.wait(WAIT_S)
 
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def errors(self) -> str:
         return self._stderr.read_text()
 

@@ -93,6 +93,11 @@ def set_bls(answer: Bls | None) -> None:
     fake.InferenceRequest.bls = None if answer is None else staticmethod(answer)
 
 
+def logged() -> list[tuple[str, str]]:
+    """Return what an operator sees; each load writes one line for the launcher besides."""
+    return [(level, line) for level, line in fake.Logger.lines if not line.startswith("warmswap: initialized ")]
+
+
 def args_for(name: str, repository: Path = REPOSITORY, settings: Mapping[str, str] = SETTINGS) -> dict[str, str]:
     parameters = {key: {"string_value": value} for key, value in settings.items()}
     return {
@@ -304,7 +309,7 @@ def test_unexpected_exception_tells_the_caller_nothing_and_the_log_everything(
     monkeypatch.setattr(swap.model, "respond", fail)
     code, text = swap.error_of(swap_request(SOURCE, TARGET))
     assert (code, text) == (fake.TritonError.INTERNAL, f"internal: {ERROR_CODES['internal']}")
-    ((level, line),) = fake.Logger.lines
+    ((level, line),) = logged()
     assert level == "error"
     assert "Traceback" in line
     assert f"ZeroDivisionError: {SECRET}" in line
@@ -556,7 +561,7 @@ def test_wrong_answer_to_the_golden_request_fails_it_and_no_other(
     code, text = loaded.error_of(swap_request(SOURCE, TARGET))
     assert code == fake.TritonError.INTERNAL
     assert text.startswith("self_test_failed: similarity before the swap is")
-    assert fake.Logger.lines == [("error", f"face_swap 1: {text}")]
+    assert logged() == [("error", f"face_swap 1: {text}")]
     with_option, other = loaded.ask(swap_request(SOURCE, TARGET, quality=80), swap_request(TARGET, SOURCE))
     assert not with_option.has_error()
     assert not other.has_error()
@@ -603,7 +608,7 @@ def test_twins_are_logged_at_the_load_and_named_in_every_report(
     for model in ("face_swapper", "face_detector"):
         change_manifest(repository, model, twin_seed=0)
     loaded = Loaded(entry_points["face_swap"], args_for("face_swap", repository, {}))
-    ((level, line),) = fake.Logger.lines
+    ((level, line),) = logged()
     assert level == "warn"
     assert line.startswith("face_swap 1: the weights of face_detector 1, face_swapper 1 are random numbers")
     for request in (swap_request(SOURCE, TARGET), swap_request(SOURCE, NOBODY, on_no_face="passthrough")):
@@ -612,9 +617,7 @@ def test_twins_are_logged_at_the_load_and_named_in_every_report(
     loaded.model.finalize()
     fake.Logger.lines.clear()
     Loaded(entry_points["face_analysis"], args_for("face_analysis", repository, {})).model.finalize()
-    assert [line.partition(" are ")[0] for _, line in fake.Logger.lines] == [
-        "face_analysis 1: the weights of face_detector 1"
-    ]
+    assert [line.partition(" are ")[0] for _, line in logged()] == ["face_analysis 1: the weights of face_detector 1"]
 
 
 def test_swapper_whose_embeddings_nobody_makes_refuses_the_load(
@@ -626,3 +629,32 @@ def test_swapper_whose_embeddings_nobody_makes_refuses_the_load(
     with pytest.raises(fake.TritonModelException, match=f"^face_swap 1: .*{wanted}.*pin another version"):
         Loaded(entry_points["face_swap"], args_for("face_swap", repository, {}))
     Loaded(entry_points["face_analysis"], args_for("face_analysis", repository, {})).model.finalize()
+
+
+def test_requests_are_measured_and_warm_ups_are_not(entry_points: dict[str, ModuleType]) -> None:
+    args = args_for("face_analysis")
+    config = json.loads(args["model_config"]) | {"model_warmup": [{"name": "golden", "batch_size": 1, "count": 1}]}
+    loaded = Loaded(entry_points["face_analysis"], args | {"model_config": json.dumps(config)})
+    metrics = loaded.model.request_metrics
+    request = fake.InferenceRequest(inputs=[picture("image", HOPPER.read_bytes())])
+    loaded.ask(request)
+    assert metrics["warmswap_first_request_seconds"].value() == 0
+    loaded.ask(fake.InferenceRequest(inputs=[picture("image", b"no picture")]))
+    assert metrics["warmswap_first_request_seconds"].value() == 0
+    loaded.ask(request)
+    assert metrics["warmswap_first_request_seconds"].value() > 0
+    assert metrics["warmswap_request_median_seconds"].value() > 0
+    assert metrics["warmswap_last_request_timestamp_seconds"].value() > 1.7e9
+    assert metrics["warmswap_cold_requests_total"].value() == 0
+
+
+def test_pipeline_that_the_launcher_refuses_gives_its_reason(entry_points: dict[str, ModuleType]) -> None:
+    refusal = SETTINGS | {"refused": "model face_embedder failed to load: damaged"}
+    with pytest.raises(fake.TritonModelException, match=r"^model face_embedder failed to load: damaged$"):
+        Loaded(entry_points["face_swap"], args_for("face_swap", settings=refusal))
+
+
+def test_stage_whose_process_died_may_be_asked_again(backend: ModuleType) -> None:
+    error = backend._stage_error(make_stage("face_embedder"), "Stub process 'face_embedder_0_0' is not healthy.", 1)
+    assert type(error) is OverloadedError  # not StageNotReadyError: a warm-up does not wait for it
+    assert "face_embedder 1 died" in error.message

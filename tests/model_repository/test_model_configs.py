@@ -116,10 +116,11 @@ def test_every_warmup_file_is_used(model: str) -> None:
 
 
 @every_config
-def test_stages_are_warmed_with_and_without_a_batch(config: Path) -> None:
-    """Both shapes must have run before the first request."""
+def test_stages_are_warmed_with_every_batch_size_that_would_be_cold(config: Path) -> None:
+    """A batch of one runs in the golden request. On a GPU each size is a shape of its own, on a CPU (measured) not."""
     if spec_of(config) in STAGES:
-        assert {1, 2} <= {sample.batch_size for sample in parse(config).model_warmup}
+        sizes = {sample.batch_size for sample in parse(config).model_warmup}
+        assert ({1, 2} if config.name == "gpu.pbtxt" else {2}) <= sizes
 
 
 @every_config

@@ -125,6 +125,11 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
+def stub_of(repository: Path, model: str) -> int:
+    """Return the process of a model's first instance."""
+    return min(processes_with(f"{repository}/{model}/1/"))
+
+
 def shared_memory(launcher_pid: int) -> list[str]:
     return sorted(path.name for path in Path("/dev/shm").glob(f"warmswap-{launcher_pid}-*"))
 

@@ -60,6 +60,7 @@ def load(model_class: Any, model_dir: Path, kind: str = "CPU", **changes: Any) -
     model.initialize(
         {
             "model_config": json.dumps(CONFIG | changes),
+            "model_name": "net",
             "model_repository": str(model_dir),
             "model_version": "1",
             "model_instance_kind": kind,

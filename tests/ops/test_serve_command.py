@@ -153,7 +153,7 @@ def test_port_that_is_taken_after_the_check_is_chosen_again(repository: Path, mo
             return Ports(answers.pop().http, chosen.grpc, chosen.metrics) if answers else chosen
 
         real = choose_ports
-        monkeypatch.setattr("warmswap_ops.launcher.choose_ports", race)
+        monkeypatch.setattr("warmswap_ops.triton_server.choose_ports", race)
         with LocalTriton(repository) as server:
             assert server.ports.http != port
         assert answers == []

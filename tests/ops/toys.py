@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, ValueInfoProto, helper, save
 
 from warmswap_ensemble.contract import FACE_SWAPPER, PIPELINE_STAGES, PIPELINES, STAGES
 from warmswap_ensemble.manifest import Manifest
@@ -97,6 +97,35 @@ def write_graph(path: Path) -> None:
         ],
         [
             helper.make_tensor("table", TensorProto.INT32, [100_000], list(range(100_000))),
+        ],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def write_hanging_graph(path: Path) -> None:
+    """Write a graph with the same tensors whose run does not end."""
+    shape = ["N", "K"]
+
+    def tensor(name: str, dims: list[str], data_type: int = TensorProto.FLOAT) -> ValueInfoProto:
+        return helper.make_tensor_value_info(name, data_type, dims)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Identity", ["y"], ["y_next"])],
+        "body",
+        [tensor("i", [], TensorProto.INT64), tensor("go", [], TensorProto.BOOL), tensor("y", shape)],
+        [tensor("go_on", [], TensorProto.BOOL), tensor("y_next", shape)],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Loop", ["turns", "start", "x"], ["double"], body=body),
+            helper.make_node("Cast", ["x"], ["looked_up"], to=TensorProto.INT32),
+        ],
+        "hanging",
+        [tensor("x", shape)],
+        [tensor("double", shape), tensor("looked_up", shape, TensorProto.INT32)],
+        [
+            helper.make_tensor("turns", TensorProto.INT64, [], [2**62]),
+            helper.make_tensor("start", TensorProto.BOOL, [], [True]),
         ],
     )
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

@@ -12,7 +12,8 @@ from warmswap_client.client import FaceSwapClient
 from warmswap_client.commands._arguments import add_server_arguments
 from warmswap_client.commands._report import error_to_json, table
 from warmswap_client.errors import ServerUnreachableError
-from warmswap_client.status import ServerStatus, parse_runtime
+from warmswap_client.status import ServerStatus, not_ready, parse_runtime
+from warmswap_ensemble.contract import MODELS
 
 HELP: Final = "show versions, readiness and models of a server"
 
@@ -46,6 +47,7 @@ def _to_json(status: ServerStatus) -> dict[str, Any]:
         "server": {"name": status.name, "version": status.version},
         "runtime": dict(status.runtime),
         "models": [asdict(model) for model in status.models],
+        "not_ready": [asdict(model) for model in not_ready(status.models, MODELS)],
     }
 
 
@@ -59,6 +61,7 @@ def _unreachable_to_json(url: str, error: ServerUnreachableError) -> dict[str, A
         "server": {"name": None, "version": None},
         "runtime": parse_runtime("", ""),
         "models": [],
+        "not_ready": [],
         "error": error_to_json(error),
     }
 
@@ -69,4 +72,6 @@ def _to_text(status: ServerStatus) -> str:
     lines = [f"{status.url}: {'live' if status.live else 'NOT live'}, face_swap {readiness}", f"  {versions}"]
     rows = [("model", "version", "state", "reason")]
     rows += [(model.name, model.version or "-", model.state or "not loaded", model.reason) for model in status.models]
-    return "\n".join(lines + table(rows))
+    lines += table(rows)
+    lines += [f"not ready: {model.model}: {model.reason}" for model in not_ready(status.models, MODELS)]
+    return "\n".join(lines)

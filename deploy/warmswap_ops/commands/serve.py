@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="pass on everything that tritonserver writes")
     parser.add_argument(
         "--exit-timeout",
-        type=_seconds,
+        type=_not_negative,
         default=25,
         metavar="S",
         help="how long in-flight requests may take after SIGTERM (default: %(default)s)",
     )
     parser.add_argument(
         "--drain-delay",
-        type=_seconds,
+        type=_not_negative,
         default=0,
         metavar="S",
         help="go on serving this long after SIGTERM, until endpoints are gone (default: %(default)s)",
@@ -80,7 +80,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: all that is resident)",
     )
     parser.add_argument(
-        "--load-timeout", type=_seconds, default=300, metavar="S", help="for each model (default: %(default)s)"
+        "--load-timeout", type=_not_negative, default=300, metavar="S", help="for each model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warmup-requests",
+        type=_at_least_one,
+        metavar="N",
+        help="golden requests to each process of a pipeline before it is ready (default: as its config.pbtxt says)",
+    )
+    parser.add_argument(
+        "--on-failure",
+        choices=("exit", "stay"),
+        default="exit",
+        help="stay: keep the metrics and an empty server that gives the reason, unready (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=_not_negative,
+        default=3,
+        metavar="N",
+        help="restarts within ten minutes after the process of a model died (default: %(default)s)",
     )
 
 
@@ -112,6 +131,9 @@ def run(args: argparse.Namespace) -> int:
             verify_fully=args.verify == "full",
             residency=args.residency,
             preload=args.preload,
+            warmup_requests=args.warmup_requests,
+            on_failure=args.on_failure,
+            max_restarts=args.max_restarts,
         )
         return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
 
@@ -127,8 +149,15 @@ def _port(text: str) -> int:
     return port
 
 
-def _seconds(text: str) -> int:
-    seconds = int(text)
-    if seconds < 0:
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
-    return seconds
+    return number
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number

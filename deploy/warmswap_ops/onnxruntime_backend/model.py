@@ -30,6 +30,8 @@ class TritonPythonModel:
             self._session = Session(json.loads(args["model_config"]), version_dir, kind, device_id)
         except BackendError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        # The launcher reads it, to tell loading from warming up (triton_log).
+        pb_utils.Logger.log_info(f"warmswap: initialized {args['model_name']} {args['model_version']}")
 
     def execute(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse]:
         """Return one response per request, in order."""

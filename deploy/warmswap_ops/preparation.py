@@ -1,0 +1,135 @@
+"""What is decided and checked before a server is started: machine, repository, licences, what will be served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from warmswap_ensemble.manifest import Manifest
+from warmswap_ops.compiling.check import check_compiled
+from warmswap_ops.config_text import config_path
+from warmswap_ops.errors import UsageError
+from warmswap_ops.launch_options import LaunchOptions
+from warmswap_ops.licences import check_policy, find_policy, licence_facts, licence_warnings, twin_warnings, uncleared
+from warmswap_ops.matching import check_pipelines
+from warmswap_ops.preflight import check_machine
+from warmswap_ops.repository import ServedVersion, find_repository, read_repository
+from warmswap_ops.residency.planning import ResidencyPlan, plan_residency
+from warmswap_ops.triton_command import has_gpu
+from warmswap_ops.triton_install import TritonInstall, find_triton, server_environment
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """A start that nothing known speaks against.
+
+    Attributes:
+        options: What was asked for, and what the policy of residency makes of it.
+        plan: What is loaded at the start, and what later.
+        install: The Triton to run.
+        env: Its environment.
+        repository: What it serves.
+        config_name: ``configs/<name>.pbtxt`` of each model wins.
+        policy: Whose licences may be served.
+        served: Every version that will be served.
+    """
+
+    options: LaunchOptions
+    plan: ResidencyPlan
+    install: TritonInstall
+    env: dict[str, str]
+    repository: Path
+    config_name: str | None
+    policy: str
+    served: list[ServedVersion]
+
+    def config(self, model: str) -> Path:
+        """Return the ``config.pbtxt`` of a model that wins."""
+        return config_path(self.repository / model, self.config_name)
+
+    def replaced_configs(self) -> dict[str, dict[str, Any]]:
+        """Return what replaces the ``config.pbtxt`` of models, in its JSON form.
+
+        Raises:
+            RepositoryError: a configuration cannot be read.
+        """
+        if self.options.warmup_requests is None:
+            return {}
+        from warmswap_ops.model_config import warmup_configs  # protobuf's text format: a while to import
+
+        options = self.options
+        return warmup_configs({name: self.config(name) for name in options.pipelines}, self.options.warmup_requests)
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Those of what will be served, now or when a request asks for it."""
+        return [version.manifest for version in (*self.served, *self.plan.later) if version.manifest is not None]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator should know of the models, the licences and the weights."""
+        return [*self.plan.warnings, *licence_warnings(self.manifests), *twin_warnings(self.manifests)]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What to tell of it, as JSON values."""
+        return {
+            "triton": self.install.version,
+            "repository": str(self.repository),
+            "policy": self.policy,
+            "licences": [licence_facts(manifest) for manifest in uncleared(self.manifests)],
+        }
+
+    @property
+    def twins(self) -> list[str]:
+        """Served versions whose weights are random."""
+        return [f"{manifest.model} {manifest.version}" for manifest in self.manifests if manifest.twin]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Model to its served versions, joined by commas."""
+        versions: dict[str, list[str]] = {}
+        for version in self.served:
+            versions.setdefault(version.model, []).append(str(version.version))
+        return {model: ",".join(numbers) for model, numbers in versions.items()}
+
+
+Compile = Callable[[Path, Path, Path | None], Path]
+"""Compiles a repository into a folder, with a cache, and returns the folder to serve."""
+
+
+def prepare(options: LaunchOptions, environ: Mapping[str, str], compile_repository: Compile) -> Preparation:
+    """Look for everything that a start needs.
+
+    Raises:
+        OpsError: what is missing or wrong, and what to do.
+    """
+    if options.warmup_requests is not None and options.warmup_requests < 1:
+        raise UsageError(f"--warmup-requests must be at least 1, got {options.warmup_requests}")
+    policy = find_policy(options.policy, environ)
+    install = find_triton()
+    env = server_environment(install, environ)
+    check_machine(install, env)
+    repository = find_repository(options.repository, environ)
+    if options.compile_to:
+        repository = compile_repository(repository, options.compile_to, options.compile_cache)
+    config_name = options.config_name or ("gpu" if has_gpu() else None)
+    plan = plan_residency(
+        repository,
+        options.stages,
+        options.pipelines,
+        given=options.residency,
+        preload=options.preload,
+        environ=environ,
+        config_name=config_name,
+    )
+    warmup_requests = options.warmup_requests or plan.policy.warmup_requests
+    options = replace(options, stages=plan.stages, pipelines=plan.pipelines, warmup_requests=warmup_requests)
+    served = read_repository(repository, options.stages, options.pipelines, config_name)
+    check_pipelines(repository, options.pipelines, config_name)
+    check_compiled([*served, *plan.later], install)
+    preparation = Preparation(options, plan, install, env, repository, config_name, policy, served)
+    check_policy(policy, preparation.manifests)
+    return preparation

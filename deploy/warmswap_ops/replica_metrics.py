@@ -1,0 +1,40 @@
+"""The text of the public metrics endpoint: the replica's own families, then Triton's, unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warmswap_ensemble.contract import FACE_SWAP
+from warmswap_ops.metrics_text import Family, render
+from warmswap_ops.ports import connect_host
+from warmswap_ops.replica_state import ReplicaState, Residency, residency_families
+from warmswap_ops.triton_command import INTERNAL_HOST
+from warmswap_ops.triton_server import TritonServer
+
+
+def metrics_text(
+    state: ReplicaState, server: TritonServer, host: str, pipelines: Sequence[str], residency: Residency | None
+) -> str:
+    """Ask Triton, within about two seconds, and return everything; what does not answer is left out.
+
+    Args:
+        state: What the launcher knows.
+        server: Where Triton is.
+        host: What it listens on.
+        pipelines: What the replica loads; it is ready with ``face_swap``, or with all where that is not among them.
+        residency: Who loads models on demand, if anyone does.
+    """
+    from warmswap_ops.metrics_handler import get  # imported by the first request, see metrics_server
+
+    needed = (FACE_SWAP.name,) if FACE_SWAP.name in pipelines else pipelines
+    port = server.metrics_port
+    triton = get(INTERNAL_HOST, port, "/metrics") if port else None
+    answers = [
+        get(connect_host(host), server.ports.http, f"/v2/models/{model}/ready") if triton and state.is_serving else None
+        for model in needed
+    ]
+    is_ready = all(answer is not None and answer[0] == 200 for answer in answers)
+    up = Family("warmswap_triton_metrics_up", "gauge", "Whether Triton's own metrics follow (1) or not (0)")
+    up.add(float(triton is not None))
+    own = render([*state.families(ready=is_ready), *residency_families(residency), up])
+    return own + (triton[1] if triton else "")
