@@ -135,11 +135,11 @@ def write_results(results: dict[str, Any], folder: Path) -> list[Path]:
     from warmswap_loadtests.cold.charts import DARK, LIGHT, render_charts
     from warmswap_loadtests.cold.report import write_report
 
-    light, dark = render_charts(results, LIGHT), render_charts(results, DARK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / RESULTS_NAME
         path.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+        light, dark = render_charts(results, LIGHT), render_charts(results, DARK)  # when the results are safe
         charts = {folder / f"{name}.png": data for name, data in light.items()}
         for chart, data in charts.items():
             chart.write_bytes(data)
