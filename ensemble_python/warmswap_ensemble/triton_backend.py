@@ -52,7 +52,7 @@ from warmswap_ensemble.swappers import Swappers
 from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
-DEFAULT_ON_DEMAND_WAIT_MS: Final = 2000
+DEFAULT_ON_DEMAND_WAIT_MS: Final = 0
 STAGE_VERSION_PREFIX: Final = "stage_version."
 SETTINGS: Final = ("fixed_frames", "max_image_bytes", "max_image_pixels", "on_demand_wait_ms", "source_cache_entries")
 """Keys that ``parameters`` of a pipeline's ``config.pbtxt`` may hold, beside ``stage_version.<stage>``."""
