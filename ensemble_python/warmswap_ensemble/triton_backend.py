@@ -55,7 +55,7 @@ from warmswap_ensemble.swappers import Swappers
 from warmswap_ensemble.types import Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
-DEFAULT_ON_DEMAND_WAIT_MS: Final = 2000
+DEFAULT_ON_DEMAND_WAIT_MS: Final = 0
 STAGE_VERSION_PREFIX: Final = "stage_version."
 REFUSED: Final = "refused"
 """A key that only the launcher sets: the pipeline must not load, and this is why."""

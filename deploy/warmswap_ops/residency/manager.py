@@ -176,6 +176,7 @@ class ResidencyManager:
         if not model.ready:
             return None
         model.leases += 1
+        model.used = True
         model.last_used_s = time.monotonic()
         return Answer("ready")
 
@@ -246,7 +247,7 @@ class ResidencyManager:
             sleep_s = LONGEST_SLEEP_S
             for model in self._models.values():
                 if model.idle:
-                    left_s = model.last_used_s + model.policy.idle_s - time.monotonic()
+                    left_s = model.idle_left_s()
                     if left_s <= 0:
                         model.state = LoadState.UNLOADING
                         return lambda model=model: self._unload(model, "idle")  # type: ignore[misc]

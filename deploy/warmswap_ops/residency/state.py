@@ -15,6 +15,8 @@ LONGEST_BACKOFF_S: Final = 60.0
 FIRST_ESTIMATE_MS: Final = 700.0
 ESTIMATE_MS_PER_MB: Final = 3.0
 LEAST_ESTIMATE_MS: Final = 100.0
+FIRST_USE_S: Final = 10.0
+"""How long a loaded model waits for its first request: whoever was told to come back is on the way."""
 
 
 class LoadState(StrEnum):
@@ -35,6 +37,7 @@ class ModelRecord:
         policy: How it is kept.
         memory_mb: What it takes: estimated until ``measured``.
         file_mb: Size of its files, for the first guess how long its load takes.
+        used: Whether a request has used it since its load.
         leases: Requests that use it now.
         waiting: Requests that wait for its load.
         load_ms: What its last load took.
@@ -50,6 +53,7 @@ class ModelRecord:
     measured: bool = False
     wanted: bool = False
     suspect: bool = False
+    used: bool = False
     leases: int = 0
     waiting: int = 0
     loads: int = 0
@@ -79,6 +83,11 @@ class ModelRecord:
         """Whether it could be unloaded now."""
         return self.policy.on_demand and self.ready and not self.leases and not self.waiting
 
+    def idle_left_s(self) -> float:
+        """Return how long it stays loaded if nobody comes."""
+        idle_s = self.policy.idle_s if self.used else max(self.policy.idle_s, FIRST_USE_S)
+        return self.last_used_s + idle_s - time.monotonic()
+
     def estimate_ms(self) -> float:
         """Return how long it will take until it is ready, as far as anybody can tell."""
         whole_ms = self.load_ms or FIRST_ESTIMATE_MS + ESTIMATE_MS_PER_MB * self.file_mb
@@ -100,6 +109,7 @@ class ModelRecord:
         self.state = LoadState.READY
         self.load_ms = load_ms
         self.loads += 1
+        self.used = False
         self.failure, self.failures_in_a_row, self.suspect = None, 0, False
         self.last_used_s = time.monotonic()
 
