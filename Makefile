@@ -52,10 +52,10 @@ e2e: $(VENV)/.dev ## tests on the real Triton
 	$(RUN)/pytest -m "triton and not export and not gpu"
 
 test-export: $(EXPORT_VENV)/.export ## tests of the exporter, some on the real Triton (needs PyTorch and npm)
-	$(EXPORT_VENV)/bin/pytest -m "export and not large"
+	$(EXPORT_VENV)/bin/pytest tests/export -m "export and not large"
 
 test-packs: $(EXPORT_VENV)/.export ## export, verify and serve a twin of every large pack (20 GB of disk, half an hour)
-	$(EXPORT_VENV)/bin/pytest -m large
+	$(EXPORT_VENV)/bin/pytest tests/export -m large
 
 bench: $(VENV)/.dev ## the server against a plain loop in one process
 	$(RUN)/warmswap bench overhead

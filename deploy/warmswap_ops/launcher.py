@@ -44,6 +44,7 @@ __all__ = ["LaunchOptions", "Launcher", "LocalTriton"]
 
 EXIT_MARGIN_S: Final = 5.0
 CRASHES: Final = (-signal.SIGSEGV, -signal.SIGABRT)
+CRASH_RESTARTS: Final = 3
 WATCH_INTERVAL_S: Final = 0.25
 RECOVERY_DRAIN_S: Final = 2.0
 """How long requests that a dead model does not concern may take before the server is restarted."""
@@ -240,22 +241,25 @@ class Launcher:
         self._server.ports = replace(self._server.ports, metrics=self._metrics.port)
 
     def _load(self) -> None:
-        """Load everything; should the server crash over it, once more, to learn which model and why."""
-        try:
-            self._load_all(at_once=len(MODELS))
-        except ServerError as error:
-            if self._server.process.returncode not in CRASHES:
-                raise
-            # Triton 24.10 often crashes when it refuses a model, most often while another one loads. A pipeline that
-            # refused itself has logged why; for the rest, models loaded one at a time tell more.
-            self._raise_self_test_failure(error)
-            self._end_phase("restart", reason=str(error))
-            self._server.reopen()
+        """Load everything; should the server crash over it, again, one by one, to learn which model and why.
+
+        Triton 24.10 often crashes when it refuses a model, most often while another one loads. A pipeline that refused
+        itself has logged why; for the rest, a refusal that does not crash tells more.
+        """
+        at_once = len(MODELS)
+        for attempt in range(1 + CRASH_RESTARTS):
             try:
-                self._load_all(at_once=1)
-            except ServerError as again:
-                self._raise_self_test_failure(again)
-                raise
+                self._load_all(at_once)
+                return
+            except ServerError as error:
+                if self._server.process.returncode not in CRASHES:
+                    raise
+                self._raise_self_test_failure(error)
+                if attempt == CRASH_RESTARTS:
+                    raise
+                self._end_phase("restart", reason=str(error))
+                self._server.reopen()
+                at_once = 1
 
     def _raise_self_test_failure(self, crash: ServerError) -> None:
         failure = self._log.self_test_failure()

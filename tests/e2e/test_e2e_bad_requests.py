@@ -33,6 +33,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "output_format": ["", "gif", "jpg", "PNG"],
     "quality": ["", "best", 0, 101, "92.5", -92],
     "on_no_face": ["", "ignore", "Error"],
+    "swapper": ["", "513", "face_swapper_512", "../face_swapper"],
 }
 
 
