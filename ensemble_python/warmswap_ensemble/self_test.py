@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from warmswap_ensemble.errors import SelfTestError
 from warmswap_ensemble.geometry import FloatArray, ImageArray
+from warmswap_ensemble.options import FaceSelector, SwapOptions
 from warmswap_ensemble.selection import largest
 from warmswap_ensemble.types import Face, FaceReport, Stage, SwapResult
 
@@ -120,6 +121,14 @@ class Golden:
         moved = float(np.abs(bbox - np.array(self.bbox)).max())
         if not moved <= MAX_BBOX_PX:
             raise SelfTestError(f"the face lies {moved:.1f} px from where it should, allowed {MAX_BBOX_PX:g}")
+
+
+def golden_swap_options(stages: Mapping[str, Stage]) -> SwapOptions:
+    """Return the options of a golden swap: the defaults.
+
+    A twin's detector sees faces at random, three where there is one: swapping one of them costs what real models cost.
+    """
+    return SwapOptions(face_selector=FaceSelector("largest")) if _has_twins(stages) else SwapOptions()
 
 
 def golden_swap(pictures: Sequence[bytes], stages: Mapping[str, Stage], result: SwapResult) -> Golden:

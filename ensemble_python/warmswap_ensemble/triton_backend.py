@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -44,11 +43,11 @@ from warmswap_ensemble.errors import (
 )
 from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
-from warmswap_ensemble.pipeline import LARGEST, Pipeline
+from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
 from warmswap_ensemble.request_metrics import FAMILIES, RequestTimes, warmup_requests
 from warmswap_ensemble.residency_client import ResidencyClient
-from warmswap_ensemble.self_test import read_golden, read_warmup_pictures, request_digest
+from warmswap_ensemble.self_test import golden_swap_options, read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.stage_versions import resolve_stages, resolve_variants
@@ -237,8 +236,8 @@ class FaceSwapModel(PipelineModel):
         parameters = read_parameters(request)
         options = parse_swap_options(parameters)
         golden = self.golden if self.golden and not parameters and self.golden.is_asked([source, target]) else None
-        if golden and twin_names(self.stages):  # whose detector sees faces at random: one costs what the real models cost
-            options = replace(options, face_selector=LARGEST)
+        if golden:
+            options = golden_swap_options(self.stages)
         pipeline = self.swappers.choose(options.swapper)
         stages = pipeline.calls.stages
         hits, misses = self.cache.hits, self.cache.misses

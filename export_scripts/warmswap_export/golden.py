@@ -10,9 +10,16 @@ from typing import Final
 from warmswap_ensemble.contract import FACE_ANALYSIS, FACE_SWAP, MODELS, ModelSpec
 from warmswap_ensemble.image import ImageLimits, decode_image, encode_image
 from warmswap_ensemble.manifest import ManifestError, version_dirs
-from warmswap_ensemble.options import AnalyzeOptions, SwapOptions
+from warmswap_ensemble.options import AnalyzeOptions
 from warmswap_ensemble.pipeline import Pipeline
-from warmswap_ensemble.self_test import GOLDEN_NAME, Golden, golden_analysis, golden_swap, read_warmup_pictures
+from warmswap_ensemble.self_test import (
+    GOLDEN_NAME,
+    Golden,
+    golden_analysis,
+    golden_swap,
+    golden_swap_options,
+    read_warmup_pictures,
+)
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
 from warmswap_ensemble.stage_versions import resolve_stages
@@ -72,7 +79,8 @@ def _answer(
         pipeline = Pipeline(calls, ImageLimits(), SourceCache(0), executor)
         if spec is FACE_SWAP:
             source, target = pictures
-            return golden_swap(pictures, stages, pipeline.swap(source, target, None, SwapOptions()))
+            result = pipeline.swap(source, target, None, golden_swap_options(stages))
+            return golden_swap(pictures, stages, result)
         return golden_analysis(pictures, stages, *pipeline.analyze(pictures[0], AnalyzeOptions()))
 
 

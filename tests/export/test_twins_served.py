@@ -174,17 +174,18 @@ def test_an_inconsistent_combination_is_refused_at_load_and_nothing_else_is_lost
 def test_a_golden_answer_of_twins_holds_them_to_it(mixed: Path, server: Any) -> None:
     from warmswap_export.golden import write_golden
     from warmswap_ops.errors import ModelLoadError
+    from warmswap_ops.launcher import LocalTriton
 
     (path,) = [path for path in write_golden(mixed) if path.parent.parent.name == "face_swap"]
     recorded = json.loads(path.read_text())
     assert recorded["stages"]["face_swapper"] == read_manifest(mixed / "face_swapper" / "2").sha256
     load_with(server, "3", "2", "2")
 
+    # In a server of its own: Triton 24.10 crashes over every second refused warm-up.
     path.write_text(json.dumps({**recorded, "thumbnail_rgb": [255 - value for value in recorded["thumbnail_rgb"]]}))
-    with pytest.raises(ModelLoadError, match="grey values"):
-        load_with(server, "3", "2", "2")
+    with pytest.raises(ModelLoadError, match="grey values"), LocalTriton(mixed):
+        pass
     path.write_text(json.dumps(recorded))
-    load_with(server, "3", "2", "2")
 
 
 def test_verify_measures_the_twins_again(mixed: Path) -> None:
