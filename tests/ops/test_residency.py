@@ -387,9 +387,9 @@ def watched(tmp_path: Path) -> Iterator[Server]:
 def test_a_load_that_fails_in_its_warm_up_leaves_a_replica_that_serves(watched: Server) -> None:
     """Triton 24.10 may crash over it or refuse it; here it refuses, the next test has the crash."""
     model = "face_swapper_failing"
-    with watched.clients(2, "p") as (client, _):
-        with pytest.raises(StageFailedError, match=f"{model} could not be loaded"), client.hold(model, WAIT_MS):
-            pytest.fail("it cannot be loaded")
+    failed = pytest.raises(StageFailedError, match=f"{model} could not be loaded")
+    with watched.clients(2, "p") as (client, _), failed, client.hold(model, WAIT_MS):
+        pytest.fail("it cannot be loaded")
     watched.use("face_swapper_plain")
     watched.triton.check_alive()
 

@@ -29,8 +29,7 @@ from warmswap_ops.residency.state import CRASH_BACKOFF_S, LoadState, ModelRecord
 
 LONGEST_SLEEP_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
-CRASH_DELAY_S: Final = 2.0
-"""So long after a refused load Triton may still crash over it."""
+CRASH_DELAY_S: Final = 2.0  # so long after a refused load Triton may crash over it, and the launcher notice a crash
 _NOTHING: Final = ("", 0.0)
 
 
@@ -92,6 +91,7 @@ class ResidencyManager:
                 model.server_is_new()
                 if model.policy.on_demand and model.name in loading:
                     model.start_loading()
+            self._changed.notify_all()
             if not self._worker.is_alive():
                 self._worker.start()
         if previous is not None:
@@ -240,8 +240,6 @@ class ResidencyManager:
                 if model.suspect:
                     return lambda model=model: self._check(model)  # type: ignore[misc]
             for model in self._models.values():
-                if model.ready:
-                    model.wanted = False
                 job = self._job_towards(model) if model.wanted and not model.loaded else None
                 if job is not None:
                     return job
@@ -280,9 +278,12 @@ class ResidencyManager:
             with self._changed:
                 if operations is not self._operations:  # the server is another one, and so is the state
                     return
-                model.wanted = False
-                if isinstance(error, ServerUnreachableError):  # the server's trouble; ``start`` comes, or the end
-                    model.state = LoadState.ABSENT
+                if isinstance(error, ServerUnreachableError):  # the server's trouble: ``start`` comes, or the end
+                    model.server_is_new()
+                    if not self._changed.wait_for(
+                        lambda: self._closed or operations is not self._operations, CRASH_DELAY_S
+                    ):
+                        self._unfinished = _NOTHING  # it is there after all
                 else:
                     self._unfinished = (model.name, time.monotonic() + CRASH_DELAY_S)
                     model.fail(str(error))
@@ -294,7 +295,6 @@ class ResidencyManager:
             if operations is not self._operations:
                 return
             self._unfinished = _NOTHING
-            model.wanted = False
             model.succeed(load_ms)
             self._changed.notify_all()
         self._measure_models([model], operations.processes())

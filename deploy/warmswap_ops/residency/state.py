@@ -141,7 +141,7 @@ class ModelRecord:
 
     def fail(self, reason: str, least_backoff_s: float = 0.0) -> None:
         """Note a failed load."""
-        self.state = LoadState.ABSENT
+        self.state, self.wanted = LoadState.ABSENT, False
         self.failure = reason
         self.failed_loads += 1
         backoff_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**self.failures_in_a_row)
@@ -150,7 +150,7 @@ class ModelRecord:
 
     def succeed(self, load_ms: float) -> None:
         """Note a load that worked."""
-        self.state = LoadState.READY
+        self.state, self.wanted = LoadState.READY, False
         self.load_ms = load_ms
         self.loads += 1
         self.used = False
