@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from warmswap_ensemble.contract import MODELS
-from warmswap_ops.compiling.stamp import trust_stamp
+from warmswap_ops.compiling.stamp import Trust, trust_stamp
 from warmswap_ops.errors import ModelLoadError, OpsError, ServerError
 from warmswap_ops.launch_options import LaunchOptions
 from warmswap_ops.metrics_server import MetricsServer
@@ -35,8 +35,9 @@ from warmswap_ops.replica_metrics import metrics_text
 from warmswap_ops.replica_state import PROCESS_DIED, ReplicaState, load_details
 from warmswap_ops.repository import verify
 from warmswap_ops.residency.manager import ResidencyManager
+from warmswap_ops.residency.operations import ModelOperations
 from warmswap_ops.restart_limit import WINDOW_S, RestartLimit
-from warmswap_ops.stub_watch import DeadStub, StubWatch, has_dead_stub
+from warmswap_ops.stub_watch import UNKNOWN, StubWatch, has_dead_stub
 from warmswap_ops.triton_log import TritonLog
 from warmswap_ops.triton_server import TritonServer
 
@@ -78,6 +79,7 @@ class Launcher:
         self._log = TritonLog(log_line, verbose=options.verbose)
         self._server = TritonServer(options.host, options.ports, options.port_timeout_s, self._log)
         self._preparation: Preparation | None = None
+        self._is_known: Trust = lambda path, sha256: False
         self._metrics: MetricsServer | None = None
         self._stubs: StubWatch | None = None
         self._stopping = threading.Event()
@@ -210,13 +212,13 @@ class Launcher:
         if self._log_line:
             for warning in ready.warnings:
                 self._log_line(f"warning: {warning}")
-        self.residency = ResidencyManager(ready.repository, ready.plan.policy, ready.plan.estimates_mb, self._report)
+        is_known = self._is_known = self._is_known if options.verify_fully else trust_stamp(ready.repository)
+        self.residency = ResidencyManager(ready.plan, self._report)
         ready.env.update(self.residency.environment())
         self._server.provide(ready, options.exit_timeout_s, max(4, len(options.stages) + len(options.pipelines)))
         self._end_phase("preflight", **ready.details)
         with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
-            known = () if options.verify_fully else (trust_stamp(ready.repository),)
-            verified = pool.submit(verify, ready.served, *known)
+            verified = pool.submit(verify, ready.served, is_known)
             self._server.open()
         verified.result()
         self._end_server_phase()
@@ -275,10 +277,13 @@ class Launcher:
         assert self.residency is not None
         configs = self._preparation.replaced_configs()
         all_ms: dict[str, float] = {}
-        self.residency.start(ControlClient(self.grpc_url), self._server.process.processes, options.load_timeout_s)
+        process = self._server.process
+        on_server = (ControlClient(self.grpc_url), process.processes, options.load_timeout_s)
+        operations = ModelOperations(self._preparation.plan, self._is_known, *on_server)
+        self.residency.start(operations, loading=options.stages)
         with ControlClient(self.grpc_url) as control:
             for phase, times in load_models(
-                control, groups, options.load_timeout_s, self._server.process, at_once, self._log.initialized_s, configs
+                control, groups, options.load_timeout_s, process, at_once, self._log.initialized_s, configs
             ):
                 self.state.loaded(times)
                 self._end_phase(phase, **load_details(times))
@@ -286,22 +291,38 @@ class Launcher:
         self.residency.adopt(all_ms)
 
     def _watch(self) -> None:
+        assert self.residency is not None
         while not self._stopping.is_set():
-            if self._server.process.wait(WATCH_INTERVAL_S) is not None and not self._stopping.is_set():
-                self.check_alive()
+            code = self._server.process.wait(WATCH_INTERVAL_S)
+            unfinished = self.residency.unfinished
             dead = self._stubs.dead() if self._stubs else []
-            if dead and not self._stopping.is_set():
-                self._recover(dead)
+            if self._stopping.is_set():
+                return
+            if code is not None:
+                if unfinished is None or code not in CRASHES:
+                    self.check_alive()
+                reason = f"tritonserver crashed while it loaded {unfinished}"
+                self.residency.crashed(str(unfinished), reason)
+                self._recover([(str(unfinished), "crashed")], reason)
+                continue
+            if unfinished is not None:  # a process that dies while its model loads is the trouble of that load
+                dead = [stub for stub in dead if stub.model not in (unfinished, UNKNOWN)]
+            if dead:
+                self._recover([(stub.model, stub.reason) for stub in dead], "; ".join(map(str, dead)))
 
-    def _recover(self, dead: Sequence[DeadStub]) -> None:
-        """Start the server anew: Triton 24.10 cannot replace a process, nor end a model whose process is gone."""
-        reason = "; ".join(f"model {stub.model}: its process {stub.pid} {stub.cause}" for stub in dead)
-        self.state.not_ready(dead[0].model, PROCESS_DIED)
+    def _recover(self, culprits: Sequence[tuple[str, str]], reason: str) -> None:
+        """Start the server anew: Triton 24.10 cannot replace a process, nor end a model whose process is gone.
+
+        Args:
+            culprits: Models, and a word for what became of each.
+            reason: The same as a sentence.
+        """
+        self.state.not_ready(culprits[0][0], PROCESS_DIED)
         if not self._limit.allow():
             raise ServerError(f"{reason}; {self._limit.most} restarts in {WINDOW_S:g} s were enough")
         self._end_phase("recovering", reason=reason)
-        for stub in dead:
-            self.state.restarted(stub.model, stub.reason)
+        for model, cause in culprits:
+            self.state.restarted(model, cause)
         self._finish_requests(time.monotonic() + RECOVERY_DRAIN_S)
         self._restart_server()
         self._load()
@@ -319,6 +340,8 @@ class Launcher:
         """
         if not self._server.was_started or self._preparation is None:
             return  # it failed before there was a server
+        if self.residency is not None:
+            self.residency.drain(is_empty=True)
         with suppress(OpsError):  # the first failure is the one to tell
             self._restart_server()
             refuse_models(self.grpc_url, self.options.pipelines, self._preparation.config, str(failure))

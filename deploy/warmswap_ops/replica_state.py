@@ -128,7 +128,7 @@ class ReplicaState:
             self._is_serving = False
 
     def restarted(self, model: str, reason: str) -> None:
-        """Count a restart that a model's process made necessary."""
+        """Count a restart that a model made necessary."""
         with self._lock:
             self._restarts[model, reason] += 1
 
@@ -148,7 +148,7 @@ class ReplicaState:
                 Family(
                     "warmswap_stage_restarts_total",
                     "counter",
-                    "Restarts because the process of a model died: killed, oom_killed, exited",
+                    "Restarts because of a model: its process was killed, oom_killed, exited, or its load crashed",
                 ),
             ]
             is_ready, reason, live, total, _, restarts = families
@@ -176,7 +176,8 @@ def residency_families(residency: Residency | None) -> list[Family]:
     unloads = Family("warmswap_on_demand_unloads_total", "counter", "Unloads, and why")
     models: Mapping[str, Mapping[str, Any]] = residency.snapshot()["models"] if residency else {}
     for model, values in sorted(models.items()):
-        memory.add(values["memory_mb"] * 1e6, model=model)
+        if values["loaded"]:
+            memory.add(values["memory_mb"] * 1e6, model=model)
         if values["residency"] != "on_demand":
             continue
         state.add(1, model=model, state=str(values["state"]))

@@ -124,6 +124,7 @@ class ServeLoop:
 
     def _drain(self, stop: StopSignal) -> int:
         stopwatch = Stopwatch()
+        self._on_failure = "exit"  # it was told to end: a failure must not make it stay
         self._report(Phase("draining", None, {"reason": stop.name, "delay_s": self._drain_delay_s}))
         event = self._next(self._drain_delay_s)
         if isinstance(event, _Failed):  # it was serving still

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+UNKNOWN: Final = "unknown"
 STUB_NAME: Final = b"triton_python_backend_stub"
 MODEL_PATH_ARGUMENT: Final = 1
 _CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
@@ -34,6 +35,10 @@ class DeadStub:
     model: str
     reason: str
     cause: str
+
+    def __str__(self) -> str:
+        """Return what happened, in words."""
+        return f"model {self.model}: its process {self.pid} {self.cause}"
 
 
 class StubWatch:
@@ -65,7 +70,7 @@ class StubWatch:
         if not confirmed:
             return []
         was_oom = oom_kills() > self._oom_kills
-        return [_describe(pid, self._models.get(pid, "unknown"), was_oom=was_oom) for pid in confirmed]
+        return [_describe(pid, self._models.get(pid, UNKNOWN), was_oom=was_oom) for pid in confirmed]
 
 
 def has_dead_stub(server_pid: int) -> bool:

@@ -23,6 +23,7 @@ from tests.ops.toys import write_graph, write_repository, write_stage
 from warmswap_ensemble.manifest import read_manifest
 from warmswap_ops.compiling import target, worker, worker_process
 from warmswap_ops.compiling.build import CompileOptions, compile_repository
+from warmswap_ops.compiling.files import copy
 from warmswap_ops.compiling.parity import ParityError, compare
 from warmswap_ops.compiling.stamp import STAMP_NAME, compare_tree, record_tree
 from warmswap_ops.errors import CompileError, MachineError, OpsError, RepositoryError, UsageError
@@ -90,6 +91,14 @@ def test_compiled_repository_is_complete_and_the_source_untouched(source: Path) 
         "0",
     )
     assert leftovers(source.parent) == []
+
+
+def test_copy_of_a_read_only_file_may_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("x")
+    (tmp_path / "source").chmod(0o444)
+    copy(tmp_path / "source", tmp_path / "out/copy")
+    assert (tmp_path / "out/copy").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "source").stat().st_mode & 0o777 == 0o444
 
 
 def test_up_to_date_repository_is_left_alone(source: Path) -> None:

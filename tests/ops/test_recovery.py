@@ -87,6 +87,19 @@ def test_models_that_keep_dying_end_the_replica(repository: Path) -> None:
         assert processes_with(str(repository)) == []
 
 
+def test_a_failure_while_draining_ends_even_a_replica_that_would_stay(repository: Path) -> None:
+    with ServeProcess(repository, "--on-failure=stay", "--drain-delay=60") as serve:
+        server_pid = serve.phase("server")["pid"]
+        serve.phase("ready")
+        time.sleep(0.3)  # the phase is told before the start is over
+        serve.send(signal.SIGTERM)
+        serve.phase("draining")
+        os.kill(server_pid, signal.SIGKILL)
+        assert serve.phase("failed")["stays"] is False
+        assert serve.wait() == ServerError.exit_code
+        assert processes_with(str(repository)) == []
+
+
 def test_unload_is_not_a_death_and_stopping_beside_a_dead_process_is_quick(repository: Path) -> None:
     with ServeProcess(repository, "--exit-timeout=60") as serve:
         urls = serve.phase("ready")["urls"]

@@ -114,8 +114,14 @@ def test_reasons_are_few_words(error: OpsError, code: str) -> None:
 def test_models_on_demand_have_metrics() -> None:
     figures: dict[str, Any] = {"loads": 3, "load_ms": None, "waits": 2, "wait_ms_sum": 1500.0, "memory_mb": 12.5}
     models = {
-        "face_swapper_512": {**figures, "residency": "on_demand", "state": "absent", "unloads": {"idle": 2}},
-        "face_swap": {**figures, "residency": "resident", "state": "ready", "unloads": {}},
+        "face_swapper_512": {
+            **figures,
+            "residency": "on_demand",
+            "state": "absent",
+            "loaded": False,
+            "unloads": {"idle": 2},
+        },
+        "face_swap": {**figures, "residency": "resident", "state": "ready", "loaded": True, "unloads": {}},
     }
 
     class Policy:
@@ -130,6 +136,7 @@ def test_models_on_demand_have_metrics() -> None:
     assert value(samples, "warmswap_on_demand_unloads_total", **of_it, reason="idle") == 2
     assert value(samples, "warmswap_on_demand_load_seconds", **of_it) is None
     assert value(samples, "warmswap_model_memory_bytes", model="face_swap") == 12.5e6
+    assert value(samples, "warmswap_model_memory_bytes", **of_it) is None, "it is not loaded"
     assert value(samples, "warmswap_on_demand_loads_total", model="face_swap") is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.ops.metrics import scrape, value
 from tests.ops.serve_process import eventually
-from tests.ops.toys import STAGE_NAMES, write_manifest, write_repository, write_stage
+from tests.ops.toys import (
+    OUT_OF_TABLE,
+    STAGE_NAMES,
+    write_hanging_graph,
+    write_manifest,
+    write_repository,
+    write_stage,
+)
 from warmswap_ensemble.errors import ModelLoadingError, OverloadedError, PipelineError, StageFailedError
 from warmswap_ensemble.errors import StageNotReadyError as NotReadyError
 from warmswap_ensemble.residency_client import ResidencyClient
@@ -23,6 +34,7 @@ from warmswap_ops.launcher import LocalTriton
 from warmswap_ops.phases import Phase
 from warmswap_ops.residency.background import child_pids, loading_in_background, may_reschedule
 from warmswap_ops.residency.memory import stub_pids
+from warmswap_ops.residency.state import CRASH_BACKOFF_S, FIRST_USE_S
 
 pytestmark = pytest.mark.triton
 
@@ -227,8 +239,6 @@ def test_garbage_at_the_socket_harms_nobody(server: Server) -> None:
 
 
 def test_a_load_in_the_background_goes_back_to_normal(server: Server) -> None:
-    import os
-
     if not may_reschedule():
         pytest.skip("no right to bring a process back from SCHED_IDLE")
     pid, model = server.triton.pid, "face_swapper_lost"
@@ -294,7 +304,8 @@ def test_memory_is_made_by_unloading_what_was_used_longest_ago(tight: Server) ->
 def test_what_is_in_use_is_not_unloaded_for_memory(tight: Server) -> None:
     with tight.clients(4, "busy") as (one, two, three, _):
         with one.hold("face_swapper_first", WAIT_MS), two.hold("face_swapper_second", WAIT_MS):
-            with pytest.raises(ModelLoadingError), three.hold("face_swapper_third", 300):
+            no_room = r"no room for face_swapper_third beside the models that are in use: .* > memory_budget_mb"
+            with pytest.raises(OverloadedError, match=no_room), three.hold("face_swapper_third", 300):
                 pytest.fail("there is no room")
             assert loaded(tight) == {"first", "second"}
         with three.hold("face_swapper_third", WAIT_MS):
@@ -309,6 +320,20 @@ def test_a_model_that_never_fits_is_refused_with_the_arithmetic_and_others_go_on
         assert "+ face_swapper_huge 1000000 " in str(caught.value)
         assert "MB > memory_budget_mb = " in str(caught.value)
     tight.use("face_swapper_first")
+
+
+def test_a_model_that_is_promised_is_not_unloaded_before_its_first_use(tight: Server) -> None:
+    """Two that do not both fit would else unload each other, with every client told to come back."""
+    tight.use("face_swapper_first", "face_swapper_second")
+    first, second = (tight.manager._models[f"face_swapper_{name}"] for name in ("first", "second"))
+    now_s = time.monotonic()
+    first.used, first.last_used_s = False, now_s - FIRST_USE_S + 0.5  # for half a second more
+    second.used, second.last_used_s = False, now_s + 100 - FIRST_USE_S
+    with tight.clients(2, "promised") as (client, _), client.hold("face_swapper_third", WAIT_MS):
+        assert loaded(tight) == {"second", "third"}
+    second.used, second.last_used_s = False, time.monotonic() - 1  # used longest ago, but promised
+    tight.use("face_swapper_first")
+    assert loaded(tight) == {"first", "second"}
 
 
 def test_only_what_was_asked_for_is_loaded(tight: Server) -> None:
@@ -329,6 +354,74 @@ def test_a_server_that_stops_loads_nothing_and_leaves_no_socket(tight: Server) -
             pass
     tight.triton.stop()
     assert not path.parent.exists()
+
+
+FAILING_WARMUP = """
+model_warmup [ { name: "fails" batch_size: 1 inputs { key: "x"
+  value: { data_type: TYPE_FP32 dims: [ 1 ] input_data_file: "x.raw" } } } ]
+"""
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Server]:
+    """A replica under watch, with a variant whose warm-up fails and one whose warm-up does not end."""
+    repository = write_repository(tmp_path / "repository")
+    failing = write_stage(repository, "face_swapper_failing", extra=FAILING_WARMUP).parent
+    (failing / "warmup").mkdir()
+    (failing / "warmup/x.raw").write_bytes(np.array([OUT_OF_TABLE], np.float32).tobytes())
+    hanging = write_stage(repository, "face_swapper_hanging")
+    write_hanging_graph(hanging / "model.onnx")
+    write_manifest(hanging, "face_swapper_hanging")
+    write_stage(repository, "face_swapper_plain")
+    policy = '[models.face_swapper]\nresidency = "on_demand"\n'
+    running = Server(repository, policy, preload=("face_analysis", "face_swapper"))
+    with running.triton:
+        assert running.model("face_swapper")["loads"] == 1
+        watch = threading.Thread(target=running.triton.watch)
+        watch.start()
+        yield running
+        assert watch.is_alive(), "the watch has given up"
+    watch.join(30)
+
+
+def test_a_load_that_fails_in_its_warm_up_leaves_a_replica_that_serves(watched: Server) -> None:
+    """Triton 24.10 may crash over it or refuse it; here it refuses, the next test has the crash."""
+    model = "face_swapper_failing"
+    failed = pytest.raises(StageFailedError, match=f"{model} could not be loaded")
+    with watched.clients(2, "p") as (client, _), failed, client.hold(model, WAIT_MS):
+        pytest.fail("it cannot be loaded")
+    watched.use("face_swapper_plain")
+    watched.triton.check_alive()
+
+
+def test_a_load_that_crashes_the_server_is_not_tried_again_soon_and_the_replica_serves(watched: Server) -> None:
+    model = "face_swapper_hanging"
+    with watched.clients(2, "p") as (client, _):
+        with pytest.raises(ModelLoadingError), client.hold(model, 0):
+            pytest.fail("it does not end")
+        assert eventually(lambda: model in stub_pids(watched.triton.processes))
+        os.kill(watched.triton.pid, signal.SIGSEGV)
+        crashed = f"tritonserver crashed while it loaded {model}"
+        with pytest.raises(StageFailedError, match=crashed) as caught, client.hold(model, WAIT_MS):
+            pytest.fail("it cannot be loaded")
+    assert float(str(caught.value).rpartition(" in ")[2].removesuffix(" s")) > CRASH_BACKOFF_S - 60
+    assert eventually(lambda: watched.triton.state.is_serving)
+    assert watched.model("face_swapper")["state"] == "ready", "what is preloaded is there again"
+    watched.use("face_swapper_plain")
+    samples = scrape(watched.triton.metrics_url)
+    assert value(samples, "warmswap_stage_restarts_total", model=model, reason="crashed") == 1
+
+
+def test_a_process_that_dies_in_a_load_on_demand_fails_that_load_alone(watched: Server) -> None:
+    model = "face_swapper_hanging"
+    with watched.clients(2, "p") as (client, _):
+        with pytest.raises(ModelLoadingError), client.hold(model, 0):
+            pytest.fail("it does not end")
+        assert eventually(lambda: model in stub_pids(watched.triton.processes))
+        os.kill(stub_pids(watched.triton.processes)[model][0], signal.SIGKILL)
+        with pytest.raises(StageFailedError, match=f"{model} could not be loaded"), client.hold(model, WAIT_MS):
+            pytest.fail("it cannot be loaded")
+    watched.use("face_swapper_plain")
 
 
 def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -220,6 +220,16 @@ def test_estimates_grow_with_files_and_instances(repository: Path) -> None:
     assert plan(repository).estimates_mb["face_swapper_512"] == pytest.approx(3 * large)
 
 
+def test_of_a_compiled_repository_only_what_is_served_is_counted(repository: Path) -> None:
+    folder, config = repository / "face_swapper_512/1", repository / "face_swapper_512/config.pbtxt"
+    exported = plan(repository)
+    for name in ("model.compiled.onnx", "model.compiled.onnx.data"):
+        (folder / name).write_bytes(b"\0" * 3_000_000)
+    assert plan(repository).estimates_mb == exported.estimates_mb
+    config.write_text(config.read_text() + 'default_model_filename: "model.compiled.onnx"')
+    assert plan(repository).file_mb["face_swapper_512"] == 6.0
+
+
 def test_a_broken_variant_is_a_warning_unless_it_must_be_loaded(repository: Path) -> None:
     (repository / "face_swapper_512/1/manifest.json").write_text("{}")
     (warning,) = plan(repository).warnings

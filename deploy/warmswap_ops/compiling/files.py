@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -46,9 +47,10 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file with its times."""
+    """Copy a file with its times; the copy may be written to, whatever the mode of the source."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(source, target)
+    target.chmod(target.stat().st_mode | stat.S_IWUSR)
 
 
 def sync(folder: Path) -> None:

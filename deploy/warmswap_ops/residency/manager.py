@@ -11,27 +11,26 @@ pipeline process that waits answers nobody else, so at least one process of each
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from warmswap_ensemble.manifest import version_dirs
+from warmswap_ops.errors import ServerUnreachableError
 from warmswap_ops.phases import Phase, Report
 from warmswap_ops.residency.background import may_reschedule
 from warmswap_ops.residency.lease_socket import Answer, LeaseSocket
 from warmswap_ops.residency.memory import SERVER, SERVER_BASE_MB, Budget, pss_mb, stub_pids
 from warmswap_ops.residency.operations import ModelOperations
-from warmswap_ops.residency.policy import Policy
-from warmswap_ops.residency.state import LoadState, ModelRecord
-
-if TYPE_CHECKING:
-    from warmswap_ops.control import ControlClient
+from warmswap_ops.residency.planning import ResidencyPlan
+from warmswap_ops.residency.state import CRASH_BACKOFF_S, LoadState, ModelRecord, memory_parts_mb, victims
 
 LONGEST_SLEEP_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
+CRASH_DELAY_S: Final = 2.0  # so long after a refused load Triton may crash over it, and the launcher notice a crash
+_NOTHING: Final = ("", 0.0)
 
 
 class ResidencyManager:
@@ -41,27 +40,23 @@ class ResidencyManager:
         in_background: Whether loads run under ``SCHED_IDLE``; false where that cannot be undone.
     """
 
-    def __init__(
-        self, repository: Path, policy: Policy, estimates_mb: Mapping[str, float], report: Report | None = None
-    ) -> None:
+    def __init__(self, plan: ResidencyPlan, report: Report | None = None) -> None:
         """Prepare, and open the socket that pipelines will ask at.
 
         Args:
-            repository: Model repository.
-            policy: How its models are kept.
-            estimates_mb: What each of them will take.
+            plan: What there is to load, and how it is kept.
             report: Gets a phase for every load and unload.
         """
-        self._repository = repository
-        self._policy = policy
+        self._policy = plan.policy
         self._report = report
         self._changed = threading.Condition()
         self._models = {
-            name: ModelRecord(name, model, estimates_mb[name], _file_mb(repository / name))
-            for name, model in policy.models.items()
+            name: ModelRecord(name, model, plan.estimates_mb[name], plan.file_mb[name])
+            for name, model in plan.policy.models.items()
         }
         self._server_mb = SERVER_BASE_MB
         self._operations: ModelOperations | None = None
+        self._unfinished = _NOTHING
         self._connected: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
         self._measure = False
@@ -75,19 +70,28 @@ class ResidencyManager:
         """Return what the server's processes must find in their environment."""
         return self._socket.environment(self._policy.on_demand)
 
-    def start(self, control: ControlClient, processes: Callable[[], Sequence[int]], load_timeout_s: float) -> None:
+    @property
+    def unfinished(self) -> str | None:
+        """The model whose load goes on, was cut short by the server's end, or has just failed."""
+        name, until_s = self._unfinished
+        return name if time.monotonic() < until_s else None
+
+    def start(self, operations: ModelOperations, loading: Sequence[str] = ()) -> None:
         """Begin to serve requests; again when the server had to be started again, with nothing loaded.
 
         Args:
-            control: Connection to the server; closed by this manager.
-            processes: Returns the ids of tritonserver, first, and of its stubs.
-            load_timeout_s: How long one load may take.
+            operations: On the server; closed by this manager.
+            loading: Models that the launcher is about to load itself, see ``adopt``.
         """
         with self._changed:
             previous = self._operations
-            self._operations = ModelOperations(self._repository, control, processes, load_timeout_s)
+            self._operations = operations
+            self._unfinished = _NOTHING
             for model in self._models.values():
-                model.state = LoadState.ABSENT
+                model.server_is_new()
+                if model.policy.on_demand and model.name in loading:
+                    model.start_loading()
+            self._changed.notify_all()
             if not self._worker.is_alive():
                 self._worker.start()
         if previous is not None:
@@ -102,10 +106,18 @@ class ResidencyManager:
             self._measure = True
             self._changed.notify_all()
 
-    def drain(self) -> None:
-        """Load and unload nothing any more; requests in flight keep what they have."""
+    def crashed(self, name: str, reason: str) -> None:
+        """Note that the server died of loading a model, which is not tried again soon."""
+        with self._changed:
+            self._models[name].fail(reason, CRASH_BACKOFF_S)
+            self._changed.notify_all()
+
+    def drain(self, *, is_empty: bool = False) -> None:
+        """Load and unload nothing any more; requests in flight keep what they have. ``is_empty``: nothing is left."""
         with self._changed:
             self._draining = True
+            for model in self._models.values() if is_empty else ():
+                model.server_is_new()
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -114,10 +126,10 @@ class ResidencyManager:
             self._draining = self._closed = True
             self._changed.notify_all()
         self._socket.close()
-        if self._worker.is_alive() and self._worker is not threading.current_thread():
-            self._worker.join(CLOSE_TIMEOUT_S)  # a load may hold it for longer; it ends with the server
         if self._operations is not None:
-            self._operations.close()
+            self._operations.close()  # ends the call that the worker may wait for
+        if self._worker.is_alive() and self._worker is not threading.current_thread():
+            self._worker.join(CLOSE_TIMEOUT_S)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state of every model and of the budget, as plain values."""
@@ -156,15 +168,10 @@ class ResidencyManager:
                 if wait_s > 0 and self._waiting[pipeline] < self._connected[pipeline] - 1:
                     self._wait(model, wait_s, pipeline)
                     answer = self._lease(model) or self._refusal(model)
-            return answer or Answer("loading", estimate_ms=model.estimate_ms())
+            return answer or self._no_room(model) or Answer("loading", estimate_ms=model.estimate_ms())
 
     def release(self, name: str, *, lost: bool) -> None:
-        """Give back a lease.
-
-        Args:
-            name: Model.
-            lost: The model was not there when it was called: somebody else unloaded it.
-        """
+        """Give back a lease; ``lost``: the model was not there when it was called, somebody else unloaded it."""
         with self._changed:
             model = self._models[name]
             model.leases -= 1
@@ -181,16 +188,11 @@ class ResidencyManager:
         return Answer("ready")
 
     def _wait(self, model: ModelRecord, wait_s: float, pipeline: str) -> None:
-        started_s, failed_loads = time.monotonic(), model.failed_loads
+        failed_loads = model.failed_loads
         self._waiting[pipeline] += 1
-        model.waiting += 1
-        try:
+        with model.waited_for():
             self._changed.wait_for(lambda: model.ready or model.failed_loads > failed_loads or self._draining, wait_s)
-        finally:
-            self._waiting[pipeline] -= 1
-            model.waiting -= 1
-            model.waits += 1
-            model.wait_ms_sum += (time.monotonic() - started_s) * 1e3
+        self._waiting[pipeline] -= 1
 
     def _refusal(self, model: ModelRecord) -> Answer | None:
         if self._draining:
@@ -198,21 +200,20 @@ class ResidencyManager:
         alone = self._budget(only=model)
         if not alone.fits:
             return Answer("refused", reason=f"{model.name} does not fit into memory: {alone}")
-        wait_s = model.retry_at_s - time.monotonic()
-        if model.failure is not None and wait_s > 0:
-            again = f"the next attempt is possible in {wait_s:.1f} s"
-            return Answer("refused", reason=f"{model.name} could not be loaded ({model.failure}); {again}")
-        return None
+        failure = model.recent_failure()
+        return Answer("refused", reason=failure) if failure else None
 
-    def _budget(self, only: ModelRecord | None = None) -> Budget:
-        """Return what is loaded, or what would be with only one of the models that are loaded on demand."""
-        counted = [
-            model
-            for model in self._models.values()
-            if model is only or (model.loaded and (only is None or not model.policy.on_demand))
-        ]
-        parts = {SERVER: self._server_mb, **{model.name: model.memory_mb for model in counted}}
-        return Budget(parts, self._policy.memory_budget_mb)
+    def _no_room(self, model: ModelRecord) -> Answer | None:
+        """Return why a model cannot be loaded before requests end; ``None`` = it is loaded, or room is made."""
+        needed, models = self._budget(beside=model), self._models.values()
+        if model.loaded or needed.fits or victims(models, model) or any(other.leaves for other in models):
+            return None
+        return Answer("busy", reason=f"no room for {model.name} beside the models that are in use: {needed}; try again")
+
+    def _budget(self, *, only: ModelRecord | None = None, beside: ModelRecord | None = None) -> Budget:
+        """Return what is loaded; or would be with one model more, or with only that of those loaded on demand."""
+        parts_mb = {SERVER: self._server_mb, **memory_parts_mb(self._models.values(), only, beside)}
+        return Budget(parts_mb, self._policy.memory_budget_mb)
 
     def _work(self) -> None:
         while True:
@@ -239,13 +240,12 @@ class ResidencyManager:
                 if model.suspect:
                     return lambda model=model: self._check(model)  # type: ignore[misc]
             for model in self._models.values():
-                if model.wanted and model.state is LoadState.READY:
-                    model.wanted = False
-                job = self._job_towards(model) if model.wanted else None
+                job = self._job_towards(model) if model.wanted and not model.loaded else None
                 if job is not None:
                     return job
             sleep_s = LONGEST_SLEEP_S
             for model in self._models.values():
+                sleep_s = min(sleep_s, model.promised_s() or sleep_s)  # then it may make room
                 if model.idle:
                     left_s = model.idle_left_s()
                     if left_s <= 0:
@@ -260,20 +260,15 @@ class ResidencyManager:
         if self._refusal(model) is not None:
             model.wanted = False
             return None
-        budget = self._budget()
-        needed = Budget({**budget.parts, model.name: model.memory_mb}, budget.limit_mb)
-        if needed.fits:
-            model.state = LoadState.LOADING
-            model.load_started_s = time.monotonic()
+        if self._budget(beside=model).fits:
+            model.start_loading()
+            self._unfinished = (model.name, math.inf)
             return lambda: self._load(model)
-        victims = sorted(
-            (other for other in self._models.values() if other.idle and other is not model),
-            key=lambda other: (other.policy.priority, other.last_used_s),
-        )
-        if not victims:  # the others are in use; a lease that is given back wakes the worker
+        possible = victims(self._models.values(), model)
+        if not possible:  # the others are in use, or promised; a lease that is given back wakes the worker
             return None
-        victims[0].state = LoadState.UNLOADING
-        return lambda: self._unload(victims[0], "memory")
+        possible[0].state = LoadState.UNLOADING
+        return lambda: self._unload(possible[0], "memory")
 
     def _load(self, model: ModelRecord) -> None:
         operations = self._server_operations
@@ -281,28 +276,40 @@ class ResidencyManager:
             operations.load(model.name, in_background=self.in_background)
         except Exception as error:  # whatever it is, it is this model's trouble alone
             with self._changed:
-                model.wanted = False
-                model.fail(str(error))
+                if operations is not self._operations:  # the server is another one, and so is the state
+                    return
+                if isinstance(error, ServerUnreachableError):  # the server's trouble: ``start`` comes, or the end
+                    model.server_is_new()
+                    if not self._changed.wait_for(
+                        lambda: self._closed or operations is not self._operations, CRASH_DELAY_S
+                    ):
+                        self._unfinished = _NOTHING  # it is there after all
+                else:
+                    self._unfinished = (model.name, time.monotonic() + CRASH_DELAY_S)
+                    model.fail(str(error))
                 self._changed.notify_all()
             self._tell("on_demand_load", model, None, {"error": str(error)})
             return
         load_ms = (time.monotonic() - model.load_started_s) * 1e3
         with self._changed:
-            model.wanted = False
+            if operations is not self._operations:
+                return
+            self._unfinished = _NOTHING
             model.succeed(load_ms)
             self._changed.notify_all()
-        self._measure_model(model, stub_pids(operations.processes()))
+        self._measure_models([model], operations.processes())
         self._tell("on_demand_load", model, load_ms, {"memory_mb": round(model.memory_mb)})
 
     def _unload(self, model: ModelRecord, reason: str) -> None:
-        started_s = time.monotonic()
+        started_s, operations = time.monotonic(), self._server_operations
         try:
-            self._server_operations.unload(model.name)
+            operations.unload(model.name)
         finally:
             with self._changed:
-                model.state = LoadState.ABSENT
-                model.unloads[reason] += 1
-                self._changed.notify_all()
+                if operations is self._operations:
+                    model.state = LoadState.ABSENT
+                    model.unloads[reason] += 1
+                    self._changed.notify_all()
         self._tell("on_demand_unload", model, (time.monotonic() - started_s) * 1e3, {"reason": reason})
 
     def _check(self, model: ModelRecord) -> None:
@@ -322,27 +329,22 @@ class ResidencyManager:
 
     def _measure_all(self) -> None:
         pids = self._server_operations.processes()
-        by_model = stub_pids(pids)
         server_mb = pss_mb(pids[:1])
         with self._changed:
             self._server_mb = server_mb or self._server_mb
-        for model in self._models.values():
-            self._measure_model(model, by_model)
+        self._measure_models(self._models.values(), pids)
         with self._changed:
             budget = self._budget()
         if not budget.fits and self._report:
             self._report(Phase("over_budget", None, {"reason": str(budget)}))
 
-    def _measure_model(self, model: ModelRecord, by_model: Mapping[str, list[int]]) -> None:
-        measured_mb = pss_mb(by_model.get(model.name, ()))
-        if measured_mb:
-            with self._changed:
-                model.memory_mb, model.measured = measured_mb, True
+    def _measure_models(self, models: Iterable[ModelRecord], pids: Sequence[int]) -> None:
+        by_model = stub_pids(pids)
+        for model in models:
+            if measured_mb := pss_mb(by_model.get(model.name, ())):
+                with self._changed:
+                    model.memory_mb, model.measured = measured_mb, True
 
     def _tell(self, phase: str, model: ModelRecord, ms: float | None, details: Mapping[str, Any]) -> None:
         if self._report and not self._closed:
             self._report(Phase(phase, ms, {"model": model.name, **details}))
-
-
-def _file_mb(model_dir: Path) -> float:
-    return sum(path.stat().st_size for folder in version_dirs(model_dir) for path in folder.glob("*.onnx*")) / 1e6

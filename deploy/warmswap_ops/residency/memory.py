@@ -9,7 +9,13 @@ from typing import Final
 
 from warmswap_ensemble.contract import PIPELINE_STAGES
 from warmswap_ensemble.manifest import version_dirs
-from warmswap_ops.config_text import config_path, parse_instance_count, parse_version_policy, read_config
+from warmswap_ops.config_text import (
+    config_path,
+    parse_default_filename,
+    parse_instance_count,
+    parse_version_policy,
+    read_config,
+)
 from warmswap_ops.errors import UsageError
 from warmswap_ops.residency.policy import Policy
 
@@ -20,6 +26,7 @@ SERVER_BASE_MB: Final = 45.0
 FILE_FACTOR: Final = 4.0
 """Weights, packed copies and activations per byte of the model file; crude, so declare ``memory_mb`` or measure."""
 SERVER: Final = "tritonserver"
+DEFAULT_GRAPH: Final = "model.onnx"
 
 _STUB: Final = "triton_python_backend_stub"
 
@@ -65,10 +72,29 @@ def estimate_mb(repository: Path, model: str, policy: Policy, config_name: str |
     instances = parse_instance_count(config)
     if model in PIPELINE_STAGES:
         return PIPELINE_BASE_MB * instances
-    folders = {int(path.name): path for path in version_dirs(repository / model)}
-    versions = parse_version_policy(config).choose(list(folders))
-    file_mb = sum(path.stat().st_size for version in versions for path in folders[version].glob("*.onnx*")) / 1e6
-    return (STUB_BASE_MB * len(versions) + FILE_FACTOR * file_mb) * instances
+    sizes_mb = _served_mb(repository / model, config)
+    return (STUB_BASE_MB * len(sizes_mb) + FILE_FACTOR * sum(sizes_mb)) * instances
+
+
+def file_mb(repository: Path, model: str, config_name: str | None = None) -> float:
+    """Return the size of the graphs that a model is served with; a pipeline has none.
+
+    Raises:
+        RepositoryError: its configuration cannot be read.
+    """
+    if model in PIPELINE_STAGES:
+        return 0.0
+    return sum(_served_mb(repository / model, read_config(config_path(repository / model, config_name))))
+
+
+def _served_mb(model_dir: Path, config: str) -> list[float]:
+    """Return the size of the graph of each served version, with its weights: of the one that is named, if two are."""
+    pattern = f"{parse_default_filename(config) or DEFAULT_GRAPH}*"
+    folders = {int(path.name): path for path in version_dirs(model_dir)}
+    return [
+        sum(path.stat().st_size for path in folders[version].glob(pattern)) / 1e6
+        for version in parse_version_policy(config).choose(list(folders))
+    ]
 
 
 def refuse_residents(budget: Budget) -> None:

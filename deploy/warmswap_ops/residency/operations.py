@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from warmswap_ensemble.manifest import read_manifest, verify_files, version_dirs
+from warmswap_ops.compiling.stamp import Trust
+from warmswap_ops.errors import RepositoryError
+from warmswap_ops.repository import verify
 from warmswap_ops.residency.background import loading_in_background
 from warmswap_ops.residency.memory import stub_model
+from warmswap_ops.residency.planning import ResidencyPlan
 
 if TYPE_CHECKING:
     from warmswap_ops.control import ControlClient
@@ -24,18 +26,25 @@ class ModelOperations:
     """What the manager does to one server."""
 
     def __init__(
-        self, repository: Path, control: ControlClient, processes: Callable[[], Sequence[int]], load_timeout_s: float
+        self,
+        plan: ResidencyPlan,
+        is_known: Trust,
+        control: ControlClient,
+        processes: Callable[[], Sequence[int]],
+        load_timeout_s: float,
     ) -> None:
         """Prepare.
 
         Args:
-            repository: Model repository.
+            plan: What there is to load.
+            is_known: Whether a file need not be read to know its sha256.
             control: Connection to the server; closed with this.
             processes: Returns the ids of tritonserver, first, and of its stubs.
             load_timeout_s: How long one load may take.
         """
         self.processes = processes
-        self._repository = repository
+        self._plan = plan
+        self._is_known = is_known
         self._control = control
         self._load_timeout_s = load_timeout_s
         self._verified: set[str] = set()
@@ -45,7 +54,7 @@ class ModelOperations:
 
         Raises:
             ControlError: it was refused, or took too long.
-            ManifestError: its files are not those of its manifest.
+            RepositoryError: its files are not those of its manifest.
         """
         self._verify(model)
         pids = self.processes()
@@ -78,7 +87,10 @@ class ModelOperations:
 
     def _verify(self, model: str) -> None:
         """Compare the files with the manifest, before the first load: a start should not take time for them."""
-        if model not in self._verified:
-            for folder in version_dirs(self._repository / model):
-                verify_files(folder, read_manifest(folder))
-            self._verified.add(model)
+        if model in self._verified:
+            return
+        versions = [version for version in self._plan.later if version.model == model]
+        if not versions and model not in self._plan.stages:  # those the start has verified
+            raise RepositoryError(f"model {model} was not in order when the replica started: correct it, start again")
+        verify(versions, self._is_known)
+        self._verified.add(model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from warmswap_ensemble.contract import PIPELINE_STAGES, swapper_variant
 from warmswap_ops.errors import RepositoryError
 from warmswap_ops.repository import ServedVersion, read_repository
-from warmswap_ops.residency.memory import SERVER, SERVER_BASE_MB, Budget, estimate_mb, refuse_residents
+from warmswap_ops.residency.memory import SERVER, SERVER_BASE_MB, Budget, estimate_mb, file_mb, refuse_residents
 from warmswap_ops.residency.policy import Policy, find_policy_file, parse_preload, read_policy
 
 
@@ -20,6 +20,7 @@ class ResidencyPlan:
     Attributes:
         policy: How every model is kept.
         estimates_mb: What each of them will take.
+        file_mb: Size of the graphs that each of them is served with.
         stages: Stages and variants to load at the start.
         pipelines: Pipelines to load at the start.
         later: Versions that requests may have loaded.
@@ -28,6 +29,7 @@ class ResidencyPlan:
 
     policy: Policy
     estimates_mb: Mapping[str, float]
+    file_mb: Mapping[str, float]
     stages: tuple[str, ...]
     pipelines: tuple[str, ...]
     later: tuple[ServedVersion, ...]
@@ -71,6 +73,7 @@ def plan_residency(
     at_start = policy.at_start()
     later: list[ServedVersion] = []
     estimates_mb: dict[str, float] = {}
+    sizes_mb: dict[str, float] = {}
     warnings: list[str] = []
     for name in models:
         must_work = name in at_start or not swapper_variant(name)
@@ -78,8 +81,9 @@ def plan_residency(
             if not must_work:
                 later += read_repository(repository, [name], [], config_name)
             estimates_mb[name] = estimate_mb(repository, name, policy, config_name)
+            sizes_mb[name] = file_mb(repository, name, config_name)
         except RepositoryError as error:
-            estimates_mb[name] = 0.0
+            estimates_mb[name] = sizes_mb[name] = 0.0
             if not must_work:
                 warnings.append(f"{name} cannot be served: {error}")
     counted = {name: estimates_mb[name] for name in at_start}
@@ -88,6 +92,7 @@ def plan_residency(
     return ResidencyPlan(
         policy=policy,
         estimates_mb=estimates_mb,
+        file_mb=sizes_mb,
         stages=tuple(name for name in at_start if name not in PIPELINE_STAGES),
         pipelines=tuple(name for name in at_start if name in PIPELINE_STAGES),
         later=(*read_repository(repository, core_later, [], config_name), *later),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -12,6 +14,8 @@ from warmswap_ops.residency.policy import ON_DEMAND, RESIDENT, ModelPolicy
 
 FIRST_BACKOFF_S: Final = 5.0
 LONGEST_BACKOFF_S: Final = 60.0
+CRASH_BACKOFF_S: Final = 600.0
+"""After a load that crashed the server: once in the time in which restarts are counted."""
 FIRST_ESTIMATE_MS: Final = 700.0
 ESTIMATE_MS_PER_MB: Final = 3.0
 LEAST_ESTIMATE_MS: Final = 100.0
@@ -79,6 +83,11 @@ class ModelRecord:
         return self.state is LoadState.READY
 
     @property
+    def leaves(self) -> bool:
+        """Whether it is on its way out."""
+        return self.state is LoadState.UNLOADING
+
+    @property
     def idle(self) -> bool:
         """Whether it could be unloaded now."""
         return self.policy.on_demand and self.ready and not self.leases and not self.waiting
@@ -88,6 +97,31 @@ class ModelRecord:
         idle_s = self.policy.idle_s if self.used else max(self.policy.idle_s, FIRST_USE_S)
         return self.last_used_s + idle_s - time.monotonic()
 
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Count a request that waits for its load, and how long."""
+        started_s = time.monotonic()
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.waits += 1
+            self.wait_ms_sum += (time.monotonic() - started_s) * 1e3
+
+    def recent_failure(self) -> str | None:
+        """Return why it is not loaded now, and when it may be, if its last load failed not long ago."""
+        wait_s = self.retry_at_s - time.monotonic()
+        if self.failure is None or wait_s <= 0:
+            return None
+        return f"{self.name} could not be loaded ({self.failure}); the next attempt is possible in {wait_s:.1f} s"
+
+    def promised_s(self) -> float:
+        """Return how long it must stay for those who were told to come back; 0 = nobody needs to be waited for."""
+        if not self.ready or self.used:
+            return 0.0
+        return max(0.0, self.last_used_s + FIRST_USE_S - time.monotonic())
+
     def estimate_ms(self) -> float:
         """Return how long it will take until it is ready, as far as anybody can tell."""
         whole_ms = self.load_ms or FIRST_ESTIMATE_MS + ESTIMATE_MS_PER_MB * self.file_mb
@@ -95,18 +129,28 @@ class ModelRecord:
             whole_ms -= (time.monotonic() - self.load_started_s) * 1e3
         return max(LEAST_ESTIMATE_MS, whole_ms)
 
-    def fail(self, reason: str) -> None:
-        """Note a failed load."""
+    def start_loading(self) -> None:
+        """Note that a load begins."""
+        self.state = LoadState.LOADING
+        self.load_started_s = time.monotonic()
+
+    def server_is_new(self) -> None:
+        """Forget what was true of the server before; why the model itself could not be loaded stays."""
         self.state = LoadState.ABSENT
+        self.wanted = self.suspect = False
+
+    def fail(self, reason: str, least_backoff_s: float = 0.0) -> None:
+        """Note a failed load."""
+        self.state, self.wanted = LoadState.ABSENT, False
         self.failure = reason
         self.failed_loads += 1
         backoff_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**self.failures_in_a_row)
         self.failures_in_a_row += 1
-        self.retry_at_s = time.monotonic() + backoff_s
+        self.retry_at_s = max(self.retry_at_s, time.monotonic() + max(backoff_s, least_backoff_s))
 
     def succeed(self, load_ms: float) -> None:
         """Note a load that worked."""
-        self.state = LoadState.READY
+        self.state, self.wanted = LoadState.READY, False
         self.load_ms = load_ms
         self.loads += 1
         self.used = False
@@ -131,3 +175,28 @@ class ModelRecord:
             "unloads": dict(self.unloads),
             "idle_for_s": round(time.monotonic() - self.last_used_s, 3),
         }
+
+
+def victims(models: Iterable[ModelRecord], wanted: ModelRecord) -> list[ModelRecord]:
+    """Return what could be unloaded to make room for a model, the first to go first."""
+    return sorted(
+        (model for model in models if model.idle and model is not wanted and not model.promised_s()),
+        key=lambda model: (model.policy.priority, model.last_used_s),
+    )
+
+
+def memory_parts_mb(
+    models: Iterable[ModelRecord], only: ModelRecord | None, beside: ModelRecord | None
+) -> dict[str, float]:
+    """Return what each loaded model takes.
+
+    Args:
+        models: All.
+        only: Counted as if it were the only one of those that are loaded on demand.
+        beside: Counted as if it were loaded too.
+    """
+    return {
+        model.name: model.memory_mb
+        for model in models
+        if model in (only, beside) or (model.loaded and (only is None or not model.policy.on_demand))
+    }
