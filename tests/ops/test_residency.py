@@ -412,18 +412,6 @@ def test_a_load_that_crashes_the_server_is_not_tried_again_soon_and_the_replica_
     assert value(samples, "warmswap_stage_restarts_total", model=model, reason="crashed") == 1
 
 
-def test_a_process_that_dies_in_a_load_on_demand_fails_that_load_alone(watched: Server) -> None:
-    model = "face_swapper_hanging"
-    with watched.clients(2, "p") as (client, _):
-        with pytest.raises(ModelLoadingError), client.hold(model, 0):
-            pytest.fail("it does not end")
-        assert eventually(lambda: model in stub_pids(watched.triton.processes))
-        os.kill(stub_pids(watched.triton.processes)[model][0], signal.SIGKILL)
-        with pytest.raises(StageFailedError, match=f"{model} could not be loaded"), client.hold(model, WAIT_MS):
-            pytest.fail("it cannot be loaded")
-    watched.use("face_swapper_plain")
-
-
 def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository")
     policy = "memory_budget_mb = 300\n" + "".join(f"[models.{name}]\nmemory_mb = 90\n" for name in STAGE_NAMES)
