@@ -58,7 +58,9 @@ class Tensor:
 class PreferredMemory:
     def __init__(self, preferred_memory_type: int, preferred_device_id: int = 0) -> None: ...
 
-class InferenceTrace: ...
+class InferenceTrace:
+    def get_context(self) -> str | None:
+        """Return W3C headers as a JSON object, where the request is traced with OpenTelemetry."""
 
 class ResponseSender:
     def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None: ...

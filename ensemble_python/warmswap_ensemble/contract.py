@@ -216,3 +216,13 @@ ERROR_CODES: Final = {
     "internal": "a fault of the server; its log has the details",
 }
 """Machine-readable codes. An error message of the pipelines reads ``<code>: <sentence>``."""
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What the clients send as the protocol's ``id``. The pipelines take any, and make one up where there is none."""
+
+REQUEST_LOG_ENV: Final = "WARMSWAP_REQUEST_LOG"
+REQUEST_LOG_MODES: Final = ("off", "errors", "all")
+"""Which requests the pipelines log."""
+
+REQUEST_LOG_MARK: Final = "warmswap: request "
+"""Stands before the JSON object of a request in the log, for the launcher."""

@@ -9,16 +9,19 @@ from typing import Any
 from warmswap_ensemble.types import Stage, SwapResult
 
 
-def swap_report(result: SwapResult, versions: Mapping[str, str], twins: Sequence[str] = ()) -> dict[str, Any]:
+def swap_report(
+    result: SwapResult, versions: Mapping[str, str], twins: Sequence[str] = (), request_id: str | None = None
+) -> dict[str, Any]:
     """Return what ``face_swap`` answers in ``report``.
 
     Args:
         result: What was done.
         versions: Model name to version, the pipeline's own included.
         twins: What ``twin_names`` gives; where there are none, the report does not speak of them.
+        request_id: Under which the request stands in the log; ``None`` = it has none.
     """
     source = result.source
-    report = {
+    report: dict[str, Any] = {
         "faces": [face.as_json() for face in result.faces],
         "source": None
         if source is None
@@ -31,6 +34,8 @@ def swap_report(result: SwapResult, versions: Mapping[str, str], twins: Sequence
         "timings_ms": result.timings_ms,
         "models": dict(versions),
     }
+    if request_id is not None:
+        report["request_id"] = request_id
     return {**report, "twins": list(twins)} if twins else report
 
 

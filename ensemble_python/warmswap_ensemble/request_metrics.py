@@ -64,6 +64,11 @@ class RequestTimes:
         self._median_s = 0.0
         self._last_s = 0.0
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether the next request is one of the warm-up's."""
+        return self._warmups > 0
+
     def add(self, seconds: float, now_s: float) -> list[tuple[str, float]]:
         """Take one answered request.
 

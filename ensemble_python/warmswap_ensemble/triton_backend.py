@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -45,7 +45,16 @@ from warmswap_ensemble.image import ImageLimits
 from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
+from warmswap_ensemble.request_log import OK, RequestLog
 from warmswap_ensemble.request_metrics import FAMILIES, RequestTimes, warmup_requests
+from warmswap_ensemble.request_scope import (
+    RequestExecutor,
+    RequestScope,
+    current_scope,
+    note,
+    request_scope,
+    trace_id_of,
+)
 from warmswap_ensemble.residency_client import ResidencyClient
 from warmswap_ensemble.self_test import golden_swap_options, read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
@@ -98,6 +107,7 @@ class PipelineModel:
             )
             self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
             self.stages = resolve_stages(self.name, model_dir.parent, self.pins)
+            self.request_log = RequestLog.from_environment(self.name, self.version, os.environ)
             self.golden = read_golden(model_dir / self.version)
             self._check_warmup(model_dir)
         except Exception as error:
@@ -108,7 +118,7 @@ class PipelineModel:
                 f"{self.name} {self.version}: the weights of {', '.join(twins)} are random numbers (twins of real "
                 "models, to measure with): its answers mean nothing"
             )
-        self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix=self.name)
+        self.executor = RequestExecutor(max_workers=2, thread_name_prefix=self.name)
         fixed_frames = bool(_setting(settings, "fixed_frames", 0))
         first_look = bool(_setting(settings, "first_look", 1))
         calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
@@ -132,23 +142,44 @@ class PipelineModel:
         self.executor.shutdown(wait=False)
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+        with request_scope(request.request_id(), trace_of(request)) as scope:
+            return self._answer_in(scope, request)
+
+    def _answer_in(self, scope: RequestScope, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         begin_s = time.monotonic()
+        is_warmup = self.request_times.is_warming_up
+        outcome, message = OK, None
         try:
             response = pb_utils.InferenceResponse(output_tensors=self.respond(request))
             self.answered = True
             for name, value in self.request_times.add(time.monotonic() - begin_s, time.time()):
                 metric = self.request_metrics[name]
                 metric.increment(value) if FAMILIES[name].is_counter else metric.set(value)
-            return response
         except PipelineError as error:
+            outcome, message = error.code, error.message
             if isinstance(error, SelfTestError | StageFailedError):
-                pb_utils.Logger.log_error(f"{self.name} {self.version}: {error.message}")
+                self._log_error(scope, message)
             code = getattr(pb_utils.TritonError, error.category)
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message, code))
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
         except Exception:
-            pb_utils.Logger.log_error(f"{self.name} {self.version}: {traceback.format_exc()}")
-            message = f"internal: {ERROR_CODES['internal']}"
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
+            outcome, message = "internal", f"internal: {ERROR_CODES['internal']}"
+            self._log_error(scope, traceback.format_exc())
+            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
+        if not is_warmup:  # which is nobody's request
+            self._log_request(scope, outcome, time.monotonic() - begin_s, message)
+        return response
+
+    def _log_error(self, scope: RequestScope, text: str) -> None:
+        """Log what went wrong here, with the id in Triton's own form; the launcher looks for a failed warm-up."""
+        pb_utils.Logger.log_error(f"{self.name} {self.version}: [request id: {scope.request_id}] {text}")
+
+    def _log_request(self, scope: RequestScope, outcome: str, seconds: float, message: str | None) -> None:
+        trace_id = trace_id_of(scope.trace)
+        if trace_id:
+            scope.facts["trace_id"] = trace_id
+        line = self.request_log.line(scope, outcome, seconds, message)
+        if line is not None:
+            pb_utils.Logger.log_info(line)
 
     def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
         """Answer one request; errors are raised as ``PipelineError``."""
@@ -249,8 +280,16 @@ class FaceSwapModel(PipelineModel):
             self._count("misses", self.cache.misses - misses)
         if golden:
             golden.check_swap(self.stages, result)
+        note(
+            faces=len(result.faces),
+            swapped=sum(face.swapped for face in result.faces),
+            image=result.image_info,
+            source_cached=result.source_cached,
+            timings_ms=result.timings_ms,
+        )
         versions = model_versions(self.name, self.version, stages)
-        report = encode_report(swap_report(result, versions, twin_names(stages)))
+        scope = current_scope()
+        report = encode_report(swap_report(result, versions, twin_names(stages), scope.request_id if scope else None))
         return [bytes_tensor("image", result.image), bytes_tensor("report", report)]
 
     def _find_swappers(self, repository: Path) -> Swappers:
@@ -276,6 +315,7 @@ class FaceAnalysisModel(PipelineModel):
         options = parse_analyze_options(parameters)
         with self._holding(self.stages.values()):
             faces, embeddings = self.pipeline.analyze(image, options)
+        note(faces=len(faces))
         if self.golden and not parameters and self.golden.is_asked([image]):
             self.golden.check_analysis(self.stages, faces, embeddings)
         return [
@@ -287,18 +327,25 @@ class FaceAnalysisModel(PipelineModel):
 
 
 def call_stage(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
-    """Call a stage through BLS, pinned to its version.
+    """Call a stage through BLS, pinned to its version, under the id and the trace of the request that it is for.
 
     Raises:
         OverloadedError: its queue is full, or it is being unloaded; the request may be sent again.
         StageFailedError: it failed.
     """
+    scope = current_scope()
+    of_request: dict[str, Any] = {}
+    if scope is not None:
+        of_request = {"request_id": scope.request_id}
+        if scope.trace is not None:
+            of_request["trace"] = scope.trace
     request = pb_utils.InferenceRequest(
         model_name=stage.model,
         model_version=stage.version,
         requested_output_names=list(output_names),
         inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        **of_request,
     )
     try:
         response = request.exec()
@@ -336,7 +383,15 @@ def read_picture(request: pb_utils.InferenceRequest, name: str, *, optional: boo
     array = tensor.as_numpy()
     if array.size != 1:
         raise InvalidTensorError(f"{name} must hold one picture, got shape {array.shape}")
-    return bytes(array.reshape(-1)[0])
+    data = bytes(array.reshape(-1)[0])
+    note(**{f"{name}_bytes": len(data)})
+    return data
+
+
+def trace_of(request: pb_utils.InferenceRequest) -> pb_utils.InferenceTrace | None:
+    """Return the trace of a request, which must not be used once it is answered; None where Triton has no traces."""
+    trace = getattr(request, "trace", None)  # absent before 23.11
+    return trace() if trace else None
 
 
 def read_parameters(request: pb_utils.InferenceRequest) -> Parameters:

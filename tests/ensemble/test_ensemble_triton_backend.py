@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import shutil
 import struct
 import sys
@@ -95,7 +96,8 @@ def set_bls(answer: Bls | None) -> None:
 
 def logged() -> list[tuple[str, str]]:
     """Return what an operator sees; each load writes one line for the launcher besides."""
-    return [(level, line) for level, line in fake.Logger.lines if not line.startswith("warmswap: initialized ")]
+    lines = [(level, line) for level, line in fake.Logger.lines if not line.startswith("warmswap: initialized ")]
+    return [(level, re.sub(r"(?<=: )\[request id: [^\]]+\] ", "", line)) for level, line in lines]
 
 
 def args_for(name: str, repository: Path = REPOSITORY, settings: Mapping[str, str] = SETTINGS) -> dict[str, str]:
@@ -191,7 +193,7 @@ def test_warmup_of_the_swap_gets_the_golden_answer(swap: Loaded) -> None:
         "face_swap": "1",
     }
     assert report["image"] == {"format": "jpeg", "width": 512, "height": 600}
-    assert set(report) == {"faces", "source", "image", "timings_ms", "models"}
+    assert set(report) == {"faces", "source", "image", "timings_ms", "models", "request_id"}
     image = output(response, "image")
     assert image.shape == (1,)
     assert decode_image(image[0], "answer", swap.model.pipeline.limits).pixels_rgb.shape == (600, 512, 3)
@@ -297,7 +299,7 @@ def test_every_pipeline_error_becomes_its_triton_error(
     assert code == getattr(fake.TritonError, error_class.category)
     assert text == f"{error_class.code}: what happened"
     is_ours = issubclass(error_class, errors.StageFailedError | errors.SelfTestError)
-    assert fake.Logger.lines == ([("error", f"face_swap 1: {text}")] if is_ours else [])
+    assert logged() == ([("error", f"face_swap 1: {text}")] if is_ours else [])
 
 
 def test_unexpected_exception_tells_the_caller_nothing_and_the_log_everything(
