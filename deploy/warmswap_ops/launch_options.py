@@ -8,6 +8,7 @@ from typing import Literal
 
 from warmswap_ensemble.contract import PIPELINES, STAGES
 from warmswap_ops.ports import Ports
+from warmswap_ops.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class LaunchOptions:
             configuration of the pipeline says.
         on_failure: ``stay`` = keep the metrics and an empty server that says why; ``exit`` = leave nothing.
         max_restarts: How often within ten minutes ``watch`` makes the death of a model's process good.
+        tracing: Where traces go; ``None`` = there are none.
+        request_log: Which requests get a line in the log.
     """
 
     repository: Path | None = None
@@ -56,3 +59,5 @@ class LaunchOptions:
     warmup_requests: int | None = None
     on_failure: Literal["exit", "stay"] = "exit"
     max_restarts: int = 3
+    tracing: Tracing | None = None
+    request_log: Literal["off", "errors", "all"] = "errors"

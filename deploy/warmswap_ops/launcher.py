@@ -60,14 +60,16 @@ class Launcher:
         report: Report | None = None,
         log_line: Callable[[str], None] | None = None,
         stopwatch: Stopwatch | None = None,
+        triton_line: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             options: What to serve, and how.
             report: Gets every phase as it ends.
-            log_line: Gets warnings, and the server's lines that an operator should see.
+            log_line: Gets warnings.
             stopwatch: Runs since the time that ``ms_total`` counts from.
+            triton_line: Gets the server's lines that an operator should see; ``None`` = as ``log_line``.
         """
         self.options = options
         self.phases: list[Phase] = []
@@ -76,7 +78,7 @@ class Launcher:
         self._report = report
         self._stopwatch = stopwatch or Stopwatch()
         self._log_line = log_line
-        self._log = TritonLog(log_line, verbose=options.verbose)
+        self._log = TritonLog(triton_line or log_line, verbose=options.verbose)
         self._server = TritonServer(options.host, options.ports, options.port_timeout_s, self._log)
         self._preparation: Preparation | None = None
         self._is_known: Trust = lambda path, sha256: False

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 _FOR_SCRIPTS: Final = ("load_ms", "warmup_ms")
 
@@ -46,19 +46,6 @@ class Phase:
 
 
 Report = Callable[[Phase], None]
-
-
-def phase_printer(stream: TextIO, *, as_json: bool) -> Report:
-    """Return a report that writes each phase to ``stream`` at once; a reader that went away is no reason to die."""
-
-    def report(phase: Phase) -> None:
-        try:
-            stream.write((phase.as_json() if as_json else phase.as_text()) + "\n")
-            stream.flush()
-        except (OSError, ValueError):
-            return
-
-    return report
 
 
 class Stopwatch:

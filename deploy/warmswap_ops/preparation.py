@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from warmswap_ensemble.contract import REQUEST_LOG_ENV
 from warmswap_ensemble.manifest import Manifest
 from warmswap_ops.compiling.check import check_compiled
 from warmswap_ops.config_text import config_path
@@ -110,7 +111,9 @@ def prepare(options: LaunchOptions, environ: Mapping[str, str], compile_reposito
         raise UsageError(f"--warmup-requests must be at least 1, got {options.warmup_requests}")
     policy = find_policy(options.policy, environ)
     install = find_triton()
-    env = server_environment(install, environ)
+    env = server_environment(install, environ) | {REQUEST_LOG_ENV: options.request_log}
+    if options.tracing:
+        env |= options.tracing.environment(environ)
     check_machine(install, env)
     repository = find_repository(options.repository, environ)
     if options.compile_to:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Final
 
 from warmswap_ops.errors import OpsError
 from warmswap_ops.launcher import Launcher, LaunchOptions
-from warmswap_ops.phases import Phase, Report, Stopwatch, process_start_s
+from warmswap_ops.phases import Phase, Stopwatch, process_start_s
+from warmswap_ops.serve_log import ServeLog
 from warmswap_ops.stop_signals import EventQueue, StopSignal
 
 REAP_INTERVAL_S: Final = 1.0
@@ -43,21 +43,22 @@ _Event = StopSignal | _Ready | _Failed | _Stopped
 class ServeLoop:
     """One replica in the foreground."""
 
-    def __init__(self, options: LaunchOptions, report: Report, events: EventQueue, drain_delay_s: float = 0.0) -> None:
+    def __init__(self, options: LaunchOptions, log: ServeLog, events: EventQueue, drain_delay_s: float = 0.0) -> None:
         """Prepare.
 
         Args:
             options: What to serve, and how.
-            report: Gets every phase.
+            log: Gets phases and lines.
             events: Where stop signals arrive (see ``stop_signals``).
             drain_delay_s: How long to go on serving after a signal, until no endpoint leads here.
         """
-        self._report = report
+        self._log = log
+        self._report = log.phase
         self._drain_delay_s = drain_delay_s
         self._events = events
         self._is_ready = False
         self._on_failure = options.on_failure
-        self._launcher = Launcher(options, report, _to_stderr, Stopwatch(process_start_s()))
+        self._launcher = Launcher(options, log.phase, log.launcher_line, Stopwatch(process_start_s()), log.triton_line)
 
     def run(self) -> int:
         """Serve until a signal; return the exit code.
@@ -79,6 +80,7 @@ class ServeLoop:
             self._launcher.kill()
             starter.join(timeout=5.0)
             _reap_orphans()
+            self._log.close()
 
     def _start(self) -> None:
         try:
@@ -115,7 +117,9 @@ class ServeLoop:
 
     def _stay_unready(self, error: OpsError) -> int:
         """Keep what the failure has left: the metrics, and an empty server that gives the reason."""
-        _to_stderr(f"not ready: {error}; staying for a look (--on-failure stay), until a signal comes")
+        self._log.launcher_line(
+            f"not ready: {error}; staying for a look (--on-failure stay), until a signal comes", "error"
+        )
         while not isinstance(event := self._next(), StopSignal):
             pass
         self._launcher.kill()
@@ -178,11 +182,3 @@ def _reap_orphans(except_pid: int | None = None) -> None:
         if found is None or found.si_pid == except_pid:
             return
         os.waitpid(found.si_pid, 0)
-
-
-def _to_stderr(line: str) -> None:
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return

@@ -26,6 +26,7 @@ class ServerOptions:
     onnxruntime_version: str
     config_name: str | None
     load_threads: int
+    trace_flags: tuple[str, ...] = ()
 
 
 def has_gpu() -> bool:
@@ -53,6 +54,7 @@ def server_command(options: ServerOptions, ports: Ports) -> list[str]:
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",
+        *options.trace_flags,
     ]
     if options.config_name:
         command.append(f"--model-config-name={options.config_name}")

@@ -9,13 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from warmswap_ops.log_entry import is_request_line
+
 KEPT_LINES: Final = 500
 
 _GLOG: Final = re.compile(r'^([IWEF])\d{4} [\d:.]+ \d+ \S+\] "?(.*?)"?$')
 _LOAD_PREFIX: Final = re.compile(r"^load failed for model '[^']*': (?=version |\S)")
 _VERSION_STATE: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: (?:[A-Z][A-Za-z ]{2,20}: )?")
 _TRACEBACK: Final = re.compile(r"\n\s*\n?At:\n.*", re.DOTALL)
-_SELF_TEST: Final = re.compile(r"^(\w+) (\d+): ((?:self_test|stage)_failed: .*)$")
+_SELF_TEST: Final = re.compile(r"^(\w+) (\d+): (?:\[request id: [^\]]*\] )?((?:self_test|stage)_failed: .*)$")
 _INITIALIZED: Final = re.compile(r"\bwarmswap: initialized (\w+) (\d+)")
 _HARMLESS: Final = ("CudaDriverHelper has not been initialized",)  # an error line of every start without a GPU
 _DECISIVE: Final = (
@@ -36,8 +38,8 @@ class TritonLog:
 
         Args:
             pass_on: Gets the lines that an operator should see.
-            verbose: Pass on everything, from the start; otherwise only what is not merely informative, and only
-                while ``passing_on`` is set.
+            verbose: Pass on everything, from the start; otherwise only what is not merely informative and the lines
+                of requests, and only while ``passing_on`` is set.
         """
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._lock = threading.Lock()
@@ -47,7 +49,11 @@ class TritonLog:
         self.passing_on = False
 
     def add(self, line: str) -> None:
-        """Keep a line, and pass it on if it matters."""
+        """Keep a line, and pass it on if it matters; those of requests would push out what says why a server died."""
+        if is_request_line(line):
+            if self._pass_on and (self._verbose or self.passing_on):
+                self._pass_on(line)
+            return
         initialized = _INITIALIZED.search(line)
         with self._lock:
             self._lines.append(line)

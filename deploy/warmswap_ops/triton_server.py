@@ -94,6 +94,7 @@ class TritonServer:
             onnxruntime_version=onnxruntime_version(preparation.install),
             config_name=preparation.config_name,
             load_threads=load_threads,
+            trace_flags=tuple(tracing.flags()) if (tracing := preparation.options.tracing) else (),
         )
 
     def open(self) -> None:

@@ -17,9 +17,10 @@ import pytest
 from warmswap_ops import preflight, triton_install
 from warmswap_ops.backend_folder import provide_backend_folder
 from warmswap_ops.errors import MachineError, PortInUseError
-from warmswap_ops.phases import Phase, phase_printer
+from warmswap_ops.phases import Phase
 from warmswap_ops.ports import Ports, address, choose_ports
 from warmswap_ops.shared_memory import SharedMemory, remove_leftovers
+from warmswap_ops.serve_log import ServeLog
 from warmswap_ops.triton_command import ServerOptions, server_command
 from warmswap_ops.triton_install import TritonInstall, find_triton, server_environment
 from warmswap_ops.triton_log import TritonLog, decisive_line, load_failure
@@ -290,11 +291,11 @@ def test_log_passes_on_what_matters() -> None:
 def test_phases_for_a_script_and_for_a_human() -> None:
     stream = io.StringIO()
     phase = Phase("stages", 12.34, {"models": {"a": 1.5}})
-    phase_printer(stream, as_json=True)(phase)
+    ServeLog(stream, io.StringIO(), json_phases=True).phase(phase)
     assert json.loads(stream.getvalue()) == {"phase": "stages", "ms": 12.3, "models": {"a": 1.5}}
     assert phase.as_text().split() == ["stages", "12", "ms", "a", "2", "ms"]
     stream.close()
-    phase_printer(stream, as_json=False)(phase)  # a reader that went away
+    ServeLog(stream, io.StringIO(), json_phases=False).phase(phase)  # a reader that went away
 
 
 @pytest.mark.triton

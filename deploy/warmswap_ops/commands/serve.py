@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warmswap_ops.serve_log import ServeLog
+    from warmswap_ops.stop_signals import EventQueue
 
 HELP: str = "start a server on this machine; it is ready when it has swapped the golden face correctly"
 
@@ -101,41 +105,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="restarts within ten minutes after the process of a model died (default: %(default)s)",
     )
+    parser.add_argument(
+        "--trace-url",
+        metavar="URL",
+        help="send OpenTelemetry traces there: http://collector:4318/v1/traces (default: no traces)",
+    )
+    parser.add_argument(
+        "--trace-rate",
+        type=int,
+        metavar="N",
+        help="trace one of N requests, and each that comes with a traceparent header (default: 100)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: every line is one JSON object, phases too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--request-log",
+        choices=("off", "errors", "all"),
+        default="errors",
+        help="log a line for each request that failed, or for each (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal.
 
     Raises:
-        OpsError: the start failed, or the server died; ``exit_code`` says of which kind.
+        OpsError: the start failed, or the server died; ``exit_code`` says of which kind. Not with
+            ``--log-format json``, whose last line says it.
     """
     from warmswap_ops.stop_signals import stop_signals
 
     with stop_signals() as events:  # before the imports below: process 1 loses a signal that has no handler yet
-        from warmswap_ops.launcher import LaunchOptions
-        from warmswap_ops.phases import phase_printer
-        from warmswap_ops.ports import Ports
-        from warmswap_ops.serve_loop import ServeLoop
+        from warmswap_ops.serve_log import stdio_log
 
-        options = LaunchOptions(
-            repository=args.repository,
-            host=args.host,
-            ports=Ports(args.http_port, args.grpc_port, args.metrics_port),
-            exit_timeout_s=args.exit_timeout,
-            load_timeout_s=args.load_timeout,
-            config_name=args.config_name,
-            verbose=args.verbose,
-            policy=args.policy,
-            compile_to=args.compile,
-            compile_cache=args.compile_cache,
-            verify_fully=args.verify == "full",
-            residency=args.residency,
-            preload=args.preload,
-            warmup_requests=args.warmup_requests,
-            on_failure=args.on_failure,
-            max_restarts=args.max_restarts,
-        )
-        return ServeLoop(options, phase_printer(sys.stdout, as_json=args.json), events, args.drain_delay).run()
+        log = stdio_log(args.log_format, json_phases=args.json)
+        return log.outcome(lambda: _serve(args, events, log))
+
+
+def _serve(args: argparse.Namespace, events: EventQueue, log: ServeLog) -> int:
+    from warmswap_ops.launcher import LaunchOptions
+    from warmswap_ops.ports import Ports
+    from warmswap_ops.serve_loop import ServeLoop
+    from warmswap_ops.tracing import Tracing
+
+    options = LaunchOptions(
+        repository=args.repository,
+        host=args.host,
+        ports=Ports(args.http_port, args.grpc_port, args.metrics_port),
+        exit_timeout_s=args.exit_timeout,
+        load_timeout_s=args.load_timeout,
+        config_name=args.config_name,
+        verbose=args.verbose,
+        policy=args.policy,
+        compile_to=args.compile,
+        compile_cache=args.compile_cache,
+        verify_fully=args.verify == "full",
+        residency=args.residency,
+        preload=args.preload,
+        warmup_requests=args.warmup_requests,
+        on_failure=args.on_failure,
+        max_restarts=args.max_restarts,
+        tracing=Tracing.of(args.trace_url, args.trace_rate),
+        request_log=args.request_log,
+    )
+    return ServeLoop(options, log, events, args.drain_delay).run()
 
 
 def _names(text: str) -> tuple[str, ...]:
