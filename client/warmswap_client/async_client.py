@@ -62,16 +62,22 @@ class AsyncFaceSwapClient:
         *,
         reference: ImageSource | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
         **options: Unpack[SwapOptions],
     ) -> SwapResult:
         """Put the face of one picture into another; see ``FaceSwapClient.swap``."""
-        return await self._run(self._plans.swap(source, target, reference, timeout_s, options))
+        return await self._run(self._plans.swap(source, target, reference, timeout_s, request_id, options))
 
     async def analyze(
-        self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[AnalyzeOptions]
+        self,
+        image: ImageSource,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[AnalyzeOptions],
     ) -> AnalysisResult:
         """Find the faces of a picture; see ``FaceSwapClient.analyze``."""
-        return await self._run(self._plans.analyze(image, timeout_s, options))
+        return await self._run(self._plans.analyze(image, timeout_s, request_id, options))
 
     async def is_live(self) -> bool:
         """Whether the server runs; no answer is a no."""

@@ -103,8 +103,8 @@ def _run_command(entry: EntryPoint, arguments: Sequence[str]) -> int:
         exit_code = getattr(error, "exit_code", None)
         if not isinstance(exit_code, int):
             raise
-        code = getattr(error, "code", None)
-        return _fail(str(error), exit_code=exit_code, as_json=as_json, kind=type(error).__name__, code=code)
+        known = {name: getattr(error, name, None) for name in ("code", "request_id")}
+        return _fail(str(error), exit_code=exit_code, as_json=as_json, kind=type(error).__name__, **known)
 
 
 def _overview(commands: dict[str, EntryPoint]) -> str:
@@ -119,11 +119,21 @@ def _overview(commands: dict[str, EntryPoint]) -> str:
     return "\n".join(lines)
 
 
-def _fail(message: str, *, exit_code: int, as_json: bool = False, kind: str = "UsageError", code: object = None) -> int:
+def _fail(
+    message: str,
+    *,
+    exit_code: int,
+    as_json: bool = False,
+    kind: str = "UsageError",
+    code: object = None,
+    request_id: object = None,
+) -> int:
     sentence = " ".join(message.split())  # a server may send a traceback
     if as_json:
-        report = {"error": {"type": kind, "code": code if isinstance(code, str) else None, "message": sentence}}
-        sys.stderr.write(json.dumps(report) + "\n")
+        report = {"type": kind, "code": code if isinstance(code, str) else None, "message": sentence}
+        if isinstance(request_id, str):
+            report["request_id"] = request_id
+        sys.stderr.write(json.dumps({"error": report}) + "\n")
     else:
-        sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.write(f"error: {sentence}{f' (request {request_id})' if isinstance(request_id, str) else ''}\n")
     return exit_code

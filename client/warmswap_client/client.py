@@ -76,6 +76,7 @@ class FaceSwapClient:
         *,
         reference: ImageSource | None = None,
         timeout_s: float | None = None,
+        request_id: str | None = None,
         **options: Unpack[SwapOptions],
     ) -> SwapResult:
         """Put the face of one picture into another.
@@ -85,21 +86,28 @@ class FaceSwapClient:
             target: Where it goes.
             reference: Whose face is replaced; needs ``face_selector="reference"``.
             timeout_s: Deadline in seconds, retries included.
+            request_id: Names the request in the server's log and its traces; made up unless given.
             options: See ``SwapOptions``; only those that are given are sent.
         """
-        return self._run(self._plans.swap(source, target, reference, timeout_s, options))
+        return self._run(self._plans.swap(source, target, reference, timeout_s, request_id, options))
 
     def analyze(
-        self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[AnalyzeOptions]
+        self,
+        image: ImageSource,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[AnalyzeOptions],
     ) -> AnalysisResult:
         """Find the faces of a picture.
 
         Args:
             image: A path, or the bytes of a JPEG, PNG or WebP file.
             timeout_s: Deadline in seconds, retries included.
+            request_id: Names the request in the server's log and its traces; made up unless given.
             options: See ``AnalyzeOptions``; only those that are given are sent.
         """
-        return self._run(self._plans.analyze(image, timeout_s, options))
+        return self._run(self._plans.analyze(image, timeout_s, request_id, options))
 
     def is_live(self) -> bool:
         """Whether the server runs; no answer is a no."""

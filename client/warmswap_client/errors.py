@@ -1,6 +1,6 @@
 """Errors of the client, grouped by what a caller can do.
 
-    WarmswapError                     url, model, code
+    WarmswapError                     url, model, code, request_id
     ├── InvalidUrlError               fix the URL
     ├── InputFileError                fix the path: a picture cannot be read
     ├── OutputFileError               fix the path: a picture cannot be written
@@ -41,6 +41,7 @@ class WarmswapError(Exception):
         url: The server that was asked.
         model: The model that was asked.
         code: The server's machine-readable code.
+        request_id: Under which the request stands in the server's log; None where there was no request.
         sentence: How ``str`` words the error.
         retryable: Whether the same call may succeed a moment later.
         exit_code: What the command line returns; see ``cli``.
@@ -59,6 +60,7 @@ class WarmswapError(Exception):
         self.url = url
         self.model = model
         self.code = code
+        self.request_id: str | None = None
 
     def __str__(self) -> str:
         """One sentence for a person."""

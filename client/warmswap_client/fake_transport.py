@@ -42,12 +42,14 @@ class FakeRequest:
         inputs: Encoded pictures by tensor name.
         parameters: Options that the caller gave.
         timeout_s: How long the caller waits.
+        request_id: Id of the request, the same in every attempt.
     """
 
     model: str
     inputs: Mapping[str, bytes]
     parameters: Parameters
     timeout_s: float
+    request_id: str = ""
 
     def failure(self, status: str, message: str) -> WarmswapError:
         """Build the error that the gRPC transport raises for this status, such as ``UNAVAILABLE``, and text."""
@@ -100,10 +102,11 @@ class FakeTransport:
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> Tensors:
         """As in ``Transport``."""
-        request = FakeRequest(model, dict(inputs), dict(parameters), timeout_s)
+        request = FakeRequest(model, dict(inputs), dict(parameters), timeout_s, request_id)
         self.requests.append(request)
         self._enter("infer", timeout_s)
         answer = self.handler(request)
@@ -167,10 +170,18 @@ class AsyncFakeTransport:
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> Tensors:
         """As in ``Transport``."""
-        return self.fake.infer(model=model, inputs=inputs, outputs=outputs, parameters=parameters, timeout_s=timeout_s)
+        return self.fake.infer(
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            parameters=parameters,
+            request_id=request_id,
+            timeout_s=timeout_s,
+        )
 
     async def server_live(self, *, timeout_s: float) -> bool:
         """As in ``Transport``."""

@@ -42,13 +42,19 @@ class _Grpc:
         return self._triton.InferenceServerClient(address, ssl=tls, channel_args=list(CHANNEL_ARGS))
 
     def _request(
-        self, model: str, inputs: Mapping[str, bytes], outputs: Sequence[str], parameters: Parameters
+        self,
+        model: str,
+        inputs: Mapping[str, bytes],
+        outputs: Sequence[str],
+        parameters: Parameters,
+        request_id: str,
     ) -> dict[str, Any]:
         return {
             "model_name": model,
             "inputs": build_inputs(self._triton, inputs),
             "outputs": build_outputs(self._triton, outputs),
             "parameters": dict(parameters),
+            "request_id": request_id,
         }
 
     @contextmanager
@@ -95,11 +101,12 @@ class SyncTransport(_Grpc):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> dict[str, NDArray[Any]]:
         """As in ``Transport``."""
         with self._translated(timeout_s, model):
-            request = self._request(model, inputs, outputs, parameters)
+            request = self._request(model, inputs, outputs, parameters, request_id)
             return read_outputs(self._client.infer(**request, client_timeout=timeout_s), outputs)
 
     def server_live(self, *, timeout_s: float) -> bool:
@@ -167,11 +174,12 @@ class AioTransport(_Grpc):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> dict[str, NDArray[Any]]:
         """As in ``Transport``."""
         with self._call(timeout_s, model) as client:
-            request = self._request(model, inputs, outputs, parameters)
+            request = self._request(model, inputs, outputs, parameters, request_id)
             return read_outputs(await client.infer(**request, client_timeout=timeout_s), outputs)
 
     async def server_live(self, *, timeout_s: float) -> bool:

@@ -43,13 +43,19 @@ class _Http:
         self._triton = import_tritonclient(module)
 
     def _infer_arguments(
-        self, model: str, inputs: Mapping[str, bytes], outputs: Sequence[str], parameters: Parameters
+        self,
+        model: str,
+        inputs: Mapping[str, bytes],
+        outputs: Sequence[str],
+        parameters: Parameters,
+        request_id: str,
     ) -> dict[str, Any]:
         return {
             "model_name": model,
             "inputs": build_inputs(self._triton, inputs),
             "outputs": build_outputs(self._triton, outputs),
             "parameters": dict(parameters),
+            "request_id": request_id,
         }
 
     def _too_slow(self, timeout_s: float, model: str | None) -> WarmswapError:
@@ -126,10 +132,11 @@ class SyncTransport(_Http):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> dict[str, NDArray[Any]]:
         """As in ``Transport``."""
-        arguments = self._infer_arguments(model, inputs, outputs, parameters)
+        arguments = self._infer_arguments(model, inputs, outputs, parameters, request_id)
         return self._call(lambda client: read_outputs(client.infer(**arguments), outputs), timeout_s, model)
 
     def server_live(self, *, timeout_s: float) -> bool:
@@ -199,10 +206,11 @@ class AioTransport(_Http):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> dict[str, NDArray[Any]]:
         """As in ``Transport``."""
-        arguments = self._infer_arguments(model, inputs, outputs, parameters)
+        arguments = self._infer_arguments(model, inputs, outputs, parameters, request_id)
         result = await self._call(lambda client: client.infer(**arguments), timeout_s, model)
         return read_outputs(result, outputs)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from warmswap_client import errors
 from warmswap_client.files import ImageSource, read_image
 from warmswap_client.options import AnalyzeOptions, SwapOptions, encode_parameters
+from warmswap_client.request_id import choose_request_id
 from warmswap_client.results import AnalysisResult, SwapResult, parse_analysis, parse_swap
 from warmswap_client.retry import RetryPolicy, call_with_retries
 from warmswap_client.status import ModelStatus, ServerStatus, parse_runtime, readable_reason
 from warmswap_client.steps import Call, Pause, Plan
 from warmswap_ensemble.contract import ANALYZE_OPTIONS, FACE_ANALYSIS, FACE_SWAP, MODELS, SWAP_OPTIONS, ModelSpec
+
+T = TypeVar("T")
 
 POLL_INTERVAL_S: Final = 0.1
 PROBE_TIMEOUT_S: Final = 5.0
@@ -64,6 +67,7 @@ class Planner:
         target: ImageSource,
         reference: ImageSource | None,
         timeout_s: float | None,
+        request_id: str | None,
         options: SwapOptions,
     ) -> Plan[SwapResult]:
         """Put the face of one picture into another."""
@@ -71,29 +75,43 @@ class Planner:
         if reference is not None:
             inputs["reference_image"] = read_image(reference)
         parameters = encode_parameters(options, SWAP_OPTIONS)
-        outputs = yield from self._infer(FACE_SWAP, inputs, parameters, timeout_s)
-        return parse_swap(outputs, url=self.url, model=FACE_SWAP.name)
+        return (yield from self._infer(FACE_SWAP, inputs, parameters, timeout_s, request_id, parse_swap))
 
-    def analyze(self, image: ImageSource, timeout_s: float | None, options: AnalyzeOptions) -> Plan[AnalysisResult]:
+    def analyze(
+        self, image: ImageSource, timeout_s: float | None, request_id: str | None, options: AnalyzeOptions
+    ) -> Plan[AnalysisResult]:
         """Find the faces of a picture."""
         inputs = {"image": read_image(image)}
         parameters = encode_parameters(options, ANALYZE_OPTIONS)
-        outputs = yield from self._infer(FACE_ANALYSIS, inputs, parameters, timeout_s)
-        return parse_analysis(outputs, url=self.url, model=FACE_ANALYSIS.name)
+        return (yield from self._infer(FACE_ANALYSIS, inputs, parameters, timeout_s, request_id, parse_analysis))
 
     def _infer(
-        self, model: ModelSpec, inputs: dict[str, bytes], parameters: dict[str, str | int], timeout_s: float | None
-    ) -> Plan[Any]:
-        return call_with_retries(
-            self.retry,
-            self._deadline(timeout_s),
-            self.clock,
-            "infer",
-            model=model.name,
-            inputs=inputs,
-            outputs=[output.name for output in model.outputs],
-            parameters=parameters,
-        )
+        self,
+        model: ModelSpec,
+        inputs: dict[str, bytes],
+        parameters: dict[str, str | int],
+        timeout_s: float | None,
+        request_id: str | None,
+        parse: Callable[..., T],
+    ) -> Plan[T]:
+        """Ask a model, under one id however many attempts it takes."""
+        chosen_id = choose_request_id(request_id)
+        try:
+            outputs = yield from call_with_retries(
+                self.retry,
+                self._deadline(timeout_s),
+                self.clock,
+                "infer",
+                model=model.name,
+                inputs=inputs,
+                outputs=[output.name for output in model.outputs],
+                parameters=parameters,
+                request_id=chosen_id,
+            )
+            return parse(outputs, url=self.url, model=model.name, request_id=chosen_id)
+        except errors.WarmswapError as error:
+            error.request_id = chosen_id
+            raise
 
     def is_live(self) -> Plan[bool]:
         """Ask once; no answer is a no."""

@@ -67,6 +67,7 @@ class SwapResult:
         timings_ms: Milliseconds that each stage took on the server.
         models: Version of each model that took part.
         report: The server's whole report; newer servers may tell more there.
+        request_id: Under which the request stands in the server's log.
     """
 
     image: bytes = field(repr=False)
@@ -77,6 +78,7 @@ class SwapResult:
     timings_ms: Mapping[str, float]
     models: Mapping[str, str]
     report: Mapping[str, Any] = field(repr=False)
+    request_id: str = ""
 
     @property
     def twins(self) -> tuple[str, ...]:
@@ -117,12 +119,14 @@ class AnalysisResult:
 
     Attributes:
         faces: As the server orders them; empty if the picture shows none.
+        request_id: Under which the request stands in the server's log.
     """
 
     faces: tuple[DetectedFace, ...]
+    request_id: str = ""
 
 
-def parse_swap(outputs: Tensors, *, url: str, model: str) -> SwapResult:
+def parse_swap(outputs: Tensors, *, url: str, model: str, request_id: str = "") -> SwapResult:
     """Read the outputs of ``face_swap``.
 
     Raises:
@@ -141,12 +145,13 @@ def parse_swap(outputs: Tensors, *, url: str, model: str) -> SwapResult:
             timings_ms={str(stage): float(ms) for stage, ms in report["timings_ms"].items()},
             models={str(name): str(version) for name, version in report["models"].items()},
             report=report,
+            request_id=request_id,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(error, url, model) from error
 
 
-def parse_analysis(outputs: Tensors, *, url: str, model: str) -> AnalysisResult:
+def parse_analysis(outputs: Tensors, *, url: str, model: str, request_id: str = "") -> AnalysisResult:
     """Read the outputs of ``face_analysis``.
 
     Raises:
@@ -158,7 +163,7 @@ def parse_analysis(outputs: Tensors, *, url: str, model: str) -> AnalysisResult:
             DetectedFace(_bbox(bbox.tolist()), float(score), kps, embedding)
             for bbox, score, kps, embedding in zip(*columns, strict=True)
         )
-        return AnalysisResult(tuple(faces))
+        return AnalysisResult(tuple(faces), request_id)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(error, url, model) from error
 

@@ -32,6 +32,7 @@ class Transport(Protocol):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> Tensors:
         """Run a model; each input is one BYTES element of shape (1,). Return the outputs that the server sent."""
@@ -68,6 +69,7 @@ class AsyncTransport(Protocol):
         inputs: Mapping[str, bytes],
         outputs: Sequence[str],
         parameters: Parameters,
+        request_id: str,
         timeout_s: float,
     ) -> Tensors:
         """As in ``Transport``."""

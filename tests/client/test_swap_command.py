@@ -188,6 +188,7 @@ def test_bad_target_does_not_stop_the_others(
                 "type": "InvalidImageError",
                 "code": "invalid_image",
                 "message": "the server refused the input: invalid_image: not a picture",
+                "request_id": next(r.request_id for r in fake.requests if r.inputs["target_image"] == b"bad"),
             },
         }
     ]

@@ -188,7 +188,9 @@ def test_unknown_model(toy_triton: ToyTriton) -> None:
         transport = make_transport(parse_url(url))
         try:
             with pytest.raises(UnknownModelError, match="'nope' is not found"):
-                transport.infer(model="nope", inputs={"x": b""}, outputs=["y"], parameters={}, timeout_s=5.0)
+                transport.infer(
+                    model="nope", inputs={"x": b""}, outputs=["y"], parameters={}, request_id="", timeout_s=5.0
+                )
         finally:
             transport.close()
 

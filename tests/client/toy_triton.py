@@ -69,6 +69,7 @@ class TritonPythonModel:
             "source": {"bbox": [5.0, 6.0, 7.0, 8.0], "score": 0.8, "cached": False},
             "image": {"format": "jpeg", "width": 4, "height": 3},
             "parameters": parameters,
+            "request_id": request.request_id(),
         }
         return pb_utils.InferenceResponse(output_tensors=[
             pb_utils.Tensor("image", np.array([image], dtype=np.object_)),

@@ -19,8 +19,8 @@ from warmswap_ops.backend_folder import provide_backend_folder
 from warmswap_ops.errors import MachineError, PortInUseError
 from warmswap_ops.phases import Phase
 from warmswap_ops.ports import Ports, address, choose_ports
-from warmswap_ops.shared_memory import SharedMemory, remove_leftovers
 from warmswap_ops.serve_log import ServeLog
+from warmswap_ops.shared_memory import SharedMemory, remove_leftovers
 from warmswap_ops.triton_command import ServerOptions, server_command
 from warmswap_ops.triton_install import TritonInstall, find_triton, server_environment
 from warmswap_ops.triton_log import TritonLog, decisive_line, load_failure

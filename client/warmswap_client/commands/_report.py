@@ -14,6 +14,7 @@ def swap_to_json(result: SwapResult, output: Path) -> dict[str, Any]:
     """Build the JSON object for one written picture."""
     report = {
         "output": str(output),
+        "request_id": result.request_id,
         "faces": [
             {
                 "bbox": list(face.bbox),
@@ -38,7 +39,8 @@ def _source_to_json(source: SourceFace) -> dict[str, Any]:
 
 def error_to_json(error: WarmswapError) -> dict[str, Any]:
     """Build the JSON object for a failure."""
-    return {"type": type(error).__name__, "code": error.code, "message": " ".join(str(error).split())}
+    report = {"type": type(error).__name__, "code": error.code, "message": " ".join(str(error).split())}
+    return report if error.request_id is None else {**report, "request_id": error.request_id}
 
 
 def twin_warning(twins: Iterable[str]) -> str:

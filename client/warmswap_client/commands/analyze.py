@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     with FaceSwapClient(args.url, timeout_s=args.timeout) as client:
         result = client.analyze(args.image, **given_options(args, ANALYZE_OPTIONS))
     if args.json:
-        print(json.dumps({"faces": [_face_to_json(face, args.embedding) for face in result.faces]}))
+        faces = [_face_to_json(face, args.embedding) for face in result.faces]
+        print(json.dumps({"request_id": result.request_id, "faces": faces}))
         return 0
     print(f"{args.image}: {len(result.faces)} faces")
     if result.faces:

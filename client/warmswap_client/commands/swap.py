@@ -153,7 +153,8 @@ def _report_failures(failures: dict[Path, WarmswapError], num_targets: int) -> i
         return 0
     print(f"error: {len(failures)} of {num_targets} targets failed", file=sys.stderr)
     for target, error in failures.items():
-        print(f"  {target}: {' '.join(str(error).split())}", file=sys.stderr)
+        request = "" if error.request_id is None else f" (request {error.request_id})"
+        print(f"  {target}: {' '.join(str(error).split())}{request}", file=sys.stderr)
     exit_codes = {error.exit_code for error in failures.values()}
     return exit_codes.pop() if len(exit_codes) == 1 else 1
 
