@@ -58,7 +58,7 @@ class RequestLog:
         if self.mode == "off" or (self.mode == "errors" and outcome == OK):
             return None
         record: dict[str, Any] = {
-            "request_id": scope.request_id[:MAX_TEXT],
+            "request_id": scope.request_id,
             "model": self.model,
             "version": self.version,
             "outcome": outcome,

@@ -19,6 +19,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRACEPARENT_PARTS: Final = 4
+MAX_ID: Final = 128
+"""Characters of an id: more is cut off. The protocol has no limit."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ def request_scope(client_id: str, trace: Any = None) -> Iterator[RequestScope]:
         client_id: The id that came with the request; empty = make one up.
         trace: See ``RequestScope``.
     """
-    scope = RequestScope(client_id or uuid4().hex, trace)
+    scope = RequestScope(client_id[:MAX_ID] or uuid4().hex, trace)
     token = _current.set(scope)
     try:
         yield scope
@@ -80,7 +82,8 @@ class RequestExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As in ``ThreadPoolExecutor``."""
-        future = super().submit(copy_context().run, fn, *args, **kwargs)
+        context = copy_context()
+        future = super().submit(lambda: context.run(fn, *args, **kwargs))
         scope = _current.get()
         if scope is not None:
             scope.helpers.append(future)

@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import pytest
 from tests.ensemble.support import COLLINS, HOPPER, REPOSITORY, encode, make_stage, smooth_rgb
 from tests.fakes import pb_utils as fake
 from warmswap_ensemble import errors
-from warmswap_ensemble.contract import ERROR_CODES, STAGES
+from warmswap_ensemble.contract import ERROR_CODES, REQUEST_LOG_MARK, STAGES
 from warmswap_ensemble.errors import OverloadedError, PipelineError, StageFailedError
 from warmswap_ensemble.image import decode_image
 from warmswap_ensemble.self_test import read_golden
@@ -458,6 +459,102 @@ def test_stage_is_called_with_its_version_on_the_cpu(backend: ModuleType) -> Non
     # The array lies in shared memory that goes with the response, so it must have been copied.
     assert not np.shares_memory(outputs["embedding"], answer_array)
     np.testing.assert_array_equal(outputs["embedding"], answer_array)
+
+
+CONTEXT = '{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b302ab9a1c0aa108-01"}'
+
+
+def test_every_stage_call_has_the_trace_and_the_id_of_its_request(swap: Loaded) -> None:
+    assert fake.InferenceRequest.bls is not None
+    answer, seen = fake.InferenceRequest.bls, []
+
+    def remember(request: fake.InferenceRequest) -> fake.InferenceResponse:
+        seen.append((request.model_name(), request.request_id(), request.trace()))
+        return answer(request)
+
+    set_bls(remember)
+    for name in ("one", "two"):
+        seen.clear()
+        inputs = [picture("source_image", SOURCE), picture("target_image", TARGET)]
+        request = fake.InferenceRequest("face_swap", inputs=inputs, request_id=name, trace=fake.InferenceTrace(CONTEXT))
+        (response,) = swap.ask(request)
+        assert json.loads(output(response, "report")[0])["request_id"] == name
+        assert {model for model, _, _ in seen} == {spec.name for spec in STAGES}
+        assert all(call[1:] == (name, request.trace()) for call in seen)
+
+
+def test_no_stage_is_called_with_a_trace_that_was_freed(swap: Loaded) -> None:
+    """The embedder refuses at once, while a helper thread still looks for landmarks."""
+    assert fake.InferenceRequest.bls is not None
+    answer = fake.InferenceRequest.bls
+    late: list[bool] = []
+    slow, trace = threading.Event(), fake.InferenceTrace(CONTEXT)
+
+    def refuse_embedder(request: fake.InferenceRequest) -> fake.InferenceResponse:
+        if request.model_name() == "face_embedder":
+            threading.Timer(0.2, slow.set).start()
+            return failing("the queue is full", UNAVAILABLE)(request)
+        if request.model_name() == "face_landmarker":
+            slow.wait(20.0)
+            late.append(request.trace().freed)
+        return answer(request)
+
+    set_bls(refuse_embedder)
+    request = swap_request(SOURCE, TARGET)
+    request._trace = trace
+    code, text = swap.error_of(request)
+    trace.freed = True
+    assert (code, text.partition(":")[0]) == (UNAVAILABLE, "overloaded")
+    assert late == [False]
+
+
+def test_triton_without_traces_still_serves(swap: Loaded) -> None:
+    class OldRequest(fake.InferenceRequest):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "trace":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    inputs = [picture("source_image", SOURCE), picture("target_image", TARGET)]
+    (response,) = swap.ask(OldRequest("face_swap", inputs=inputs))
+    assert not response.has_error()
+
+
+def test_log_has_a_line_for_each_request(entry_points: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARMSWAP_REQUEST_LOG", "all")
+    loaded = Loaded(entry_points["face_swap"], args_for("face_swap"))
+    fake.Logger.lines.clear()
+    inputs = [picture("source_image", SOURCE), picture("target_image", TARGET)]
+    good = fake.InferenceRequest("face_swap", inputs=inputs, request_id="good", trace=fake.InferenceTrace(CONTEXT))
+    loaded.ask(good, swap_request(SOURCE, b"GIF89a"))
+    assert [level for level, _ in fake.Logger.lines] == ["info", "info"]
+    ok, refused = (json.loads(line.removeprefix(REQUEST_LOG_MARK)) for _, line in fake.Logger.lines)
+    assert (ok["request_id"], ok["outcome"], ok["trace_id"]) == ("good", "ok", "0af7651916cd43dd8448eb211c80319c")
+    assert (ok["faces"], ok["swapped"], ok["image"]) == (1, 1, {"format": "jpeg", "width": 512, "height": 600})
+    assert (ok["source_image_bytes"], ok["target_image_bytes"]) == (len(SOURCE), len(TARGET))
+    assert set(ok["timings_ms"]) >= {"decode", "detect", "swap", "total"}
+    assert (len(refused["request_id"]), refused["outcome"]) == (32, "invalid_image")
+    assert refused["error"].startswith("invalid_image: target_image")
+    assert "trace_id" not in refused
+    loaded.model.finalize()
+
+
+def test_warm_up_is_nobodys_request(entry_points: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARMSWAP_REQUEST_LOG", "all")
+    args = args_for("face_swap")
+    config = json.loads(args["model_config"]) | {"model_warmup": [{"batch_size": 1, "count": 2}]}
+    loaded = Loaded(entry_points["face_swap"], {**args, "model_config": json.dumps(config)})
+    loaded.ask(*[swap_request(SOURCE, TARGET) for _ in range(3)])
+    assert sum(line.startswith(REQUEST_LOG_MARK) for _, line in fake.Logger.lines) == 1
+    loaded.model.finalize()
+
+
+def test_wrong_mode_of_the_request_log_fails_the_load(
+    entry_points: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMSWAP_REQUEST_LOG", "some")
+    with pytest.raises(fake.TritonModelException, match=r"WARMSWAP_REQUEST_LOG must be one of off, errors, all"):
+        Loaded(entry_points["face_swap"], args_for("face_swap"))
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,17 @@ class PreferredMemory:
         self.preferred_device_id = preferred_device_id
 
 
+class InferenceTrace:
+    """Triton's trace of a request. It is freed with the request: the real server crashes over a later use."""
+
+    def __init__(self, context: str | None = None) -> None:
+        self._context = context
+        self.freed = False
+
+    def get_context(self) -> str | None:
+        return self._context
+
+
 class InferenceRequest:
     """A request as the stub hands it to ``execute``, or as a model makes one for a BLS call."""
 
@@ -126,7 +137,7 @@ class InferenceRequest:
         flags: int = 0,
         timeout: int = 0,
         preferred_memory: PreferredMemory | None = None,
-        trace: object = None,
+        trace: InferenceTrace | None = None,
         parameters: Mapping[str, str | int | bool] | None = None,
         *,
         cancelled: bool = False,
@@ -140,7 +151,9 @@ class InferenceRequest:
         self._flags = flags
         self._timeout = timeout
         self._preferred_memory = preferred_memory
-        self._trace = trace
+        if not isinstance(trace, InferenceTrace | None):
+            raise TypeError("__init__(): incompatible constructor arguments")
+        self._trace = trace or InferenceTrace()
         self._parameters = dict(parameters or {})
         self._cancelled = cancelled
 
@@ -171,7 +184,7 @@ class InferenceRequest:
     def preferred_memory(self) -> PreferredMemory | None:
         return self._preferred_memory
 
-    def trace(self) -> object:
+    def trace(self) -> InferenceTrace:
         return self._trace
 
     def parameters(self) -> str:
@@ -183,6 +196,8 @@ class InferenceRequest:
     def exec(self, decoupled: bool = False) -> InferenceResponse:
         if decoupled:
             raise TritonModelException("the fake has no decoupled models")
+        if self._trace.freed:
+            raise SystemError("Signal (11) received: the trace was freed with its request")
         call = type(self).bls
         if call is None:
             raise TritonModelException("BLS is not available here")
@@ -262,6 +277,7 @@ _CLASSES = {
     "TritonModelException": TritonModelException,
     "Tensor": Tensor,
     "InferenceRequest": InferenceRequest,
+    "InferenceTrace": InferenceTrace,
     "InferenceResponse": InferenceResponse,
     "PreferredMemory": PreferredMemory,
     "Logger": Logger,
