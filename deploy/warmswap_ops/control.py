@@ -16,7 +16,9 @@ from typing import Any, Final, Self
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from warmswap_ops.access import OPEN, Access
 from warmswap_ops.errors import (
+    ControlDeniedError,
     ControlError,
     ControlTimeoutError,
     LoadTimeoutError,
@@ -58,9 +60,15 @@ class ServerMetadata:
 class ControlClient:
     """A connection to the control API of one server; safe to share between threads."""
 
-    def __init__(self, grpc_address: str) -> None:
-        """Prepare the connection: the port should be open, or gRPC falls into its reconnect backoff."""
+    def __init__(self, grpc_address: str, access: Access = OPEN) -> None:
+        """Prepare the connection: the port should be open, or gRPC falls into its reconnect backoff.
+
+        Args:
+            grpc_address: ``host:port``.
+            access: The token, where the server wants one.
+        """
         self._address = grpc_address
+        self._headers = access.grpc_headers()
         self._client = InferenceServerClient(grpc_address)
 
     def __enter__(self) -> Self:
@@ -91,12 +99,15 @@ class ControlClient:
             ModelLoadError: the model was refused.
             LoadTimeoutError: it took longer.
             ServerUnreachableError: the server is not there, or went away.
+            ControlDeniedError: the server wants another token.
         """
         override = json.dumps(config) if config is not None else None
         try:
-            self._client.load_model(model, config=override, client_timeout=timeout_s)
+            self._client.load_model(model, headers=self._headers, config=override, client_timeout=timeout_s)
         except InferenceServerException as error:
             status = _status(error)
+            if _is_denied(error):
+                raise self._denied(f"load {model}") from error
             if status == "DEADLINE_EXCEEDED":
                 raise LoadTimeoutError(model, timeout_s) from error
             if status in ("UNAVAILABLE", "CANCELLED"):
@@ -106,14 +117,14 @@ class ControlClient:
     def unload(self, model: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Unload a model; returns at once, in-flight requests finish (see ``index`` for the end of it)."""
         try:
-            self._client.unload_model(model, client_timeout=timeout_s)
+            self._client.unload_model(model, headers=self._headers, client_timeout=timeout_s)
         except InferenceServerException as error:
             raise self._translate(error, f"unload {model}") from error
 
     def index(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[ModelState]:
         """Return every model of the repository, and every version that was ever loaded."""
         try:
-            answer = self._client.get_model_repository_index(client_timeout=timeout_s)
+            answer = self._client.get_model_repository_index(headers=self._headers, client_timeout=timeout_s)
         except InferenceServerException as error:
             raise self._translate(error, "read the repository index") from error
         return [ModelState(entry.name, entry.version, entry.state, entry.reason) for entry in answer.models]
@@ -144,6 +155,8 @@ class ControlClient:
 
     def _translate(self, error: InferenceServerException, action: str) -> ControlError:
         reason = error.message() or str(error)
+        if _is_denied(error):
+            return self._denied(action)
         match _status(error):
             case "UNAVAILABLE" | "CANCELLED":
                 return ServerUnreachableError(f"cannot {action}: {self._address} does not answer: {reason}")
@@ -153,6 +166,15 @@ class ControlClient:
                 return UnknownModelError(f"cannot {action}: {reason}")
             case _:
                 return ControlError(f"cannot {action}: {reason}")
+
+    def _denied(self, action: str) -> ControlDeniedError:
+        had = "another token than ours" if self._headers else "a token"
+        return ControlDeniedError(f"cannot {action}: the control API of {self._address} wants {had}")
+
+
+def _is_denied(error: InferenceServerException) -> bool:
+    """Whether the call came without the right token; Triton says UNAVAILABLE, as for a server that is not there."""
+    return "is restricted" in str(error.message())
 
 
 def _status(error: InferenceServerException) -> str:

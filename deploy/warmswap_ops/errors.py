@@ -8,6 +8,7 @@
     ├── ServerError          6    the tritonserver process did not start, or died
     ├── ControlError         7    the control API said no
     │   ├── ServerUnreachableError   nothing answers at the address
+    │   ├── ControlDeniedError       it wants a token, or another one
     │   ├── ControlTimeoutError      no answer in time
     │   │   └── LoadTimeoutError     a model did not become ready in time
     │   ├── UnknownModelError        no such model in the repository
@@ -82,6 +83,10 @@ class ControlError(OpsError):
 
 class ServerUnreachableError(ControlError):
     """Nothing answers at the address."""
+
+
+class ControlDeniedError(ControlError):
+    """The control API wants a token, or another one."""
 
 
 class ControlTimeoutError(ControlError):

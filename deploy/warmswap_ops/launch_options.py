@@ -38,6 +38,10 @@ class LaunchOptions:
         max_restarts: How often within ten minutes ``watch`` makes the death of a model's process good.
         tracing: Where traces go; ``None`` = there are none.
         request_log: Which requests get a line in the log.
+        control_token_file: Who has what is in it may call the control API; ``None`` = see ``access.find_access``.
+        max_connection_age_s: Close gRPC connections after so long, gently, so that clients look for other replicas;
+            0 = never.
+        require_gpu: Refuse to start without a GPU.
     """
 
     repository: Path | None = None
@@ -61,3 +65,6 @@ class LaunchOptions:
     max_restarts: int = 3
     tracing: Tracing | None = None
     request_log: Literal["off", "errors", "all"] = "errors"
+    control_token_file: Path | None = None
+    max_connection_age_s: int = 0
+    require_gpu: bool = False

@@ -11,16 +11,15 @@ process of a model dies; the metrics port is open all the time.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from warmswap_ensemble.contract import MODELS
 from warmswap_ops.compiling.stamp import Trust, trust_stamp
@@ -37,16 +36,18 @@ from warmswap_ops.repository import verify
 from warmswap_ops.residency.manager import ResidencyManager
 from warmswap_ops.residency.operations import ModelOperations
 from warmswap_ops.restart_limit import WINDOW_S, RestartLimit
-from warmswap_ops.stub_watch import UNKNOWN, StubWatch, has_dead_stub
+from warmswap_ops.stub_watch import StubWatch, has_dead_stub
 from warmswap_ops.triton_log import TritonLog
 from warmswap_ops.triton_server import TritonServer
+from warmswap_ops.trouble import CRASHES, Trouble, next_trouble
+
+if TYPE_CHECKING:
+    from warmswap_ops.control import ControlClient
 
 __all__ = ["LaunchOptions", "Launcher", "LocalTriton"]
 
 EXIT_MARGIN_S: Final = 5.0
-CRASHES: Final = (-signal.SIGSEGV, -signal.SIGABRT)
 CRASH_RESTARTS: Final = 3
-WATCH_INTERVAL_S: Final = 0.25
 RECOVERY_DRAIN_S: Final = 2.0
 """How long requests that a dead model does not concern may take before the server is restarted."""
 
@@ -143,6 +144,15 @@ class Launcher:
         """
         with self._failure_handled():
             self._watch()
+
+    def control(self) -> ControlClient:
+        """Return a connection to the control API, which brings the token if it wants one; close it after use.
+
+        Raises:
+            ServerError: the server was not started.
+        """
+        self.check_alive()
+        return self._server.control()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the end of tritonserver; return its exit code, or ``None`` when the time is up."""
@@ -271,8 +281,6 @@ class Launcher:
             raise ModelLoadError(*failure) from crash
 
     def _load_all(self, at_once: int) -> None:
-        from warmswap_ops.control import ControlClient  # imported while the server started
-
         options = self.options
         groups = [("stages", options.stages), ("pipelines", options.pipelines)]
         assert self._preparation is not None
@@ -280,10 +288,10 @@ class Launcher:
         configs = self._preparation.replaced_configs()
         all_ms: dict[str, float] = {}
         process = self._server.process
-        on_server = (ControlClient(self.grpc_url), process.processes, options.load_timeout_s)
+        on_server = (self._server.control(), process.processes, options.load_timeout_s)
         operations = ModelOperations(self._preparation.plan, self._is_known, *on_server)
         self.residency.start(operations, loading=options.stages)
-        with ControlClient(self.grpc_url) as control:
+        with self._server.control() as control:
             for phase, times in load_models(
                 control, groups, options.load_timeout_s, process, at_once, self._log.initialized_s, configs
             ):
@@ -294,36 +302,16 @@ class Launcher:
 
     def _watch(self) -> None:
         assert self.residency is not None
-        while not self._stopping.is_set():
-            code = self._server.process.wait(WATCH_INTERVAL_S)
-            unfinished = self.residency.unfinished
-            dead = self._stubs.dead() if self._stubs else []
-            if self._stopping.is_set():
-                return
-            if code is not None:
-                if unfinished is None or code not in CRASHES:
-                    self.check_alive()
-                reason = f"tritonserver crashed while it loaded {unfinished}"
-                self.residency.crashed(str(unfinished), reason)
-                self._recover([(str(unfinished), "crashed")], reason)
-                continue
-            if unfinished is not None:  # a process that dies while its model loads is the trouble of that load
-                dead = [stub for stub in dead if stub.model not in (unfinished, UNKNOWN)]
-            if dead:
-                self._recover([(stub.model, stub.reason) for stub in dead], "; ".join(map(str, dead)))
+        while trouble := next_trouble(self._server, self.residency, self._stubs, self._stopping):
+            self._recover(trouble)
 
-    def _recover(self, culprits: Sequence[tuple[str, str]], reason: str) -> None:
-        """Start the server anew: Triton 24.10 cannot replace a process, nor end a model whose process is gone.
-
-        Args:
-            culprits: Models, and a word for what became of each.
-            reason: The same as a sentence.
-        """
-        self.state.not_ready(culprits[0][0], PROCESS_DIED)
+    def _recover(self, trouble: Trouble) -> None:
+        """Start the server anew: Triton 24.10 cannot replace a process, nor end a model whose process is gone."""
+        self.state.not_ready(trouble.culprits[0][0], PROCESS_DIED)
         if not self._limit.allow():
-            raise ServerError(f"{reason}; {self._limit.most} restarts in {WINDOW_S:g} s were enough")
-        self._end_phase("recovering", reason=reason)
-        for model, cause in culprits:
+            raise ServerError(f"{trouble.reason}; {self._limit.most} restarts in {WINDOW_S:g} s were enough")
+        self._end_phase("recovering", reason=trouble.reason)
+        for model, cause in trouble.culprits:
             self.state.restarted(model, cause)
         self._finish_requests(time.monotonic() + RECOVERY_DRAIN_S)
         self._restart_server()
@@ -346,13 +334,12 @@ class Launcher:
             self.residency.drain(is_empty=True)
         with suppress(OpsError):  # the first failure is the one to tell
             self._restart_server()
-            refuse_models(self.grpc_url, self.options.pipelines, self._preparation.config, str(failure))
+            with self._server.control() as control:
+                refuse_models(control, self.options.pipelines, self._preparation.config, str(failure))
 
     def _finish_requests(self, deadline_s: float) -> bool:
         """Let the pipelines finish what they have, with their stages still there, and take nothing new."""
-        from warmswap_ops.control import ControlClient
-
-        with ControlClient(self.grpc_url) as control:
+        with self._server.control() as control:
             return finish_requests(control, self.options.pipelines, deadline_s, lambda: self._server.closed)
 
     def _end_server_phase(self) -> None:

@@ -102,13 +102,13 @@ def finish_requests(
     return True
 
 
-def refuse_models(grpc_url: str, models: Sequence[str], config: Callable[[str], Path], reason: str) -> None:
+def refuse_models(control: ControlClient, models: Sequence[str], config: Callable[[str], Path], reason: str) -> None:
     """Let the repository index of an empty server give a reason for pipelines that will not be loaded.
 
     Only for pipelines of this project: another one would not refuse, and become ready.
 
     Args:
-        grpc_url: The server.
+        control: Connection to the server.
         models: The pipelines.
         config: Returns a pipeline's ``config.pbtxt``.
         reason: What the index is to say.
@@ -116,15 +116,13 @@ def refuse_models(grpc_url: str, models: Sequence[str], config: Callable[[str], 
     Raises:
         OpsError: the server or a configuration cannot be asked.
     """
-    from warmswap_ops.control import ControlClient
     from warmswap_ops.model_config import knows_refusal, read_model_config, with_refusal
 
-    with ControlClient(grpc_url) as control:
-        for model in models:
-            path = config(model)
-            if knows_refusal(path.parents[1] if path.parent.name == "configs" else path.parent):
-                with suppress(ModelLoadError):
-                    control.load(model, with_refusal(read_model_config(path), reason))
+    for model in models:
+        path = config(model)
+        if knows_refusal(path.parents[1] if path.parent.name == "configs" else path.parent):
+            with suppress(ModelLoadError):
+                control.load(model, with_refusal(read_model_config(path), reason))
 
 
 def _raise_failure(future: Future[LoadTimes], process: TritonProcess) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from warmswap_ensemble.contract import REQUEST_LOG_ENV
 from warmswap_ensemble.manifest import Manifest
+from warmswap_ops.access import Access, find_access
 from warmswap_ops.compiling.check import check_compiled
 from warmswap_ops.config_text import config_path
-from warmswap_ops.errors import UsageError
+from warmswap_ops.errors import MachineError, UsageError
 from warmswap_ops.launch_options import LaunchOptions
 from warmswap_ops.licences import check_policy, find_policy, licence_facts, licence_warnings, twin_warnings, uncleared
 from warmswap_ops.matching import check_pipelines
 from warmswap_ops.preflight import check_machine
 from warmswap_ops.repository import ServedVersion, find_repository, read_repository
 from warmswap_ops.residency.planning import ResidencyPlan, plan_residency
-from warmswap_ops.triton_command import has_gpu
+from warmswap_ops.shared_memory_check import check_shared_memory, shared_memory_need
+from warmswap_ops.triton_command import GPU_DEVICE, has_gpu
 from warmswap_ops.triton_install import TritonInstall, find_triton, server_environment
 
 
@@ -35,6 +37,8 @@ class Preparation:
         config_name: ``configs/<name>.pbtxt`` of each model wins.
         policy: Whose licences may be served.
         served: Every version that will be served.
+        access: Who may call the control API.
+        machine_warnings: What may become a problem of this machine.
     """
 
     options: LaunchOptions
@@ -45,6 +49,8 @@ class Preparation:
     config_name: str | None
     policy: str
     served: list[ServedVersion]
+    access: Access
+    machine_warnings: tuple[str, ...]
 
     def config(self, model: str) -> Path:
         """Return the ``config.pbtxt`` of a model that wins."""
@@ -70,8 +76,13 @@ class Preparation:
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator should know of the models, the licences and the weights."""
-        return [*self.plan.warnings, *licence_warnings(self.manifests), *twin_warnings(self.manifests)]
+        """What an operator should know of the machine, the models, the licences and the weights."""
+        return [
+            *self.machine_warnings,
+            *self.plan.warnings,
+            *licence_warnings(self.manifests),
+            *twin_warnings(self.manifests),
+        ]
 
     @property
     def details(self) -> dict[str, Any]:
@@ -97,6 +108,11 @@ class Preparation:
         return {model: ",".join(numbers) for model, numbers in versions.items()}
 
 
+NO_GPU: Final = (
+    f"there is no NVIDIA GPU here ({GPU_DEVICE} is missing), and --require-gpu asks for one: give the container a GPU "
+    "(resources.limits: nvidia.com/gpu on Kubernetes, --gpus with docker), or serve on the CPU without the option"
+)
+
 Compile = Callable[[Path, Path, Path | None], Path]
 """Compiles a repository into a folder, with a cache, and returns the folder to serve."""
 
@@ -110,6 +126,9 @@ def prepare(options: LaunchOptions, environ: Mapping[str, str], compile_reposito
     if options.warmup_requests is not None and options.warmup_requests < 1:
         raise UsageError(f"--warmup-requests must be at least 1, got {options.warmup_requests}")
     policy = find_policy(options.policy, environ)
+    access = find_access(options.host, options.control_token_file, environ)
+    if options.require_gpu and not has_gpu():
+        raise MachineError(NO_GPU)
     install = find_triton()
     env = server_environment(install, environ) | {REQUEST_LOG_ENV: options.request_log}
     if options.tracing:
@@ -133,6 +152,10 @@ def prepare(options: LaunchOptions, environ: Mapping[str, str], compile_reposito
     served = read_repository(repository, options.stages, options.pipelines, config_name)
     check_pipelines(repository, options.pipelines, config_name)
     check_compiled([*served, *plan.later], install)
-    preparation = Preparation(options, plan, install, env, repository, config_name, policy, served)
+    models = (*options.stages, *options.pipelines)
+    need = shared_memory_need(repository, models, config_name, stages_have_processes=not install.has_onnxruntime)
+    shortage = check_shared_memory(need)
+    warnings = (shortage,) if shortage else ()
+    preparation = Preparation(options, plan, install, env, repository, config_name, policy, served, access, warnings)
     check_policy(policy, preparation.manifests)
     return preparation

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from warmswap_ops.access import OPEN, Access
 from warmswap_ops.ports import Ports
 from warmswap_ops.triton_install import package_version
 
@@ -27,6 +28,8 @@ class ServerOptions:
     config_name: str | None
     load_threads: int
     trace_flags: tuple[str, ...] = ()
+    access: Access = OPEN
+    max_connection_age_s: int = 0
 
 
 def has_gpu() -> bool:
@@ -55,7 +58,12 @@ def server_command(options: ServerOptions, ports: Ports) -> list[str]:
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",
         *options.trace_flags,
+        *options.access.flags(),
     ]
+    if options.max_connection_age_s:
+        # Requests in work may take as long as at the end of the server.
+        command.append(f"--grpc-max-connection-age={options.max_connection_age_s * 1000}")
+        command.append(f"--grpc-max-connection-age-grace={options.exit_timeout_s * 1000}")
     if options.config_name:
         command.append(f"--model-config-name={options.config_name}")
     if not has_gpu():

@@ -6,17 +6,21 @@ import os
 import threading
 import time
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from warmswap_ops.backend_folder import BackendFolder, provide_backend_folder
 from warmswap_ops.errors import OpsError, ServerError
-from warmswap_ops.ports import Ports, choose_ports, is_open
+from warmswap_ops.ports import Ports, address, choose_ports, is_open
 from warmswap_ops.preflight import onnxruntime_version
 from warmswap_ops.preparation import Preparation
 from warmswap_ops.shared_memory import SharedMemory
 from warmswap_ops.triton_command import INTERNAL_HOST, ServerOptions, server_command
+from warmswap_ops.triton_install import package_version
 from warmswap_ops.triton_log import TritonLog
 from warmswap_ops.triton_process import POLL_INTERVAL_S, TritonProcess
+
+if TYPE_CHECKING:
+    from warmswap_ops.control import ControlClient
 
 PORT_ATTEMPTS: Final = 5
 
@@ -46,6 +50,7 @@ class TritonServer:
         self._port_timeout_s = port_timeout_s
         self._lock = threading.Lock()
         self._closed = False
+        self._versions: dict[str, str] = {}
         self._process: TritonProcess | None = None
         self._backends: BackendFolder | None = None
         self._shared_memory: SharedMemory | None = None
@@ -60,6 +65,11 @@ class TritonServer:
         if self._process is None:
             raise ServerError("the server was not started")
         return self._process
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of this distribution, of Triton and of ONNX Runtime; empty before ``provide``."""
+        return self._versions
 
     @property
     def was_started(self) -> bool:
@@ -84,6 +94,11 @@ class TritonServer:
             self._backends = provide_backend_folder(preparation.install, os.environ)
             self._shared_memory = SharedMemory()
         self._env = preparation.env
+        self._versions = {
+            "version": package_version("warmswap") or "unknown",
+            "triton": preparation.install.version,
+            "onnxruntime": onnxruntime_version(preparation.install),
+        }
         self._command = ServerOptions(
             server=preparation.install.server,
             repository=preparation.repository,
@@ -91,10 +106,12 @@ class TritonServer:
             shm_prefix=self._shared_memory.prefix,
             host=self._host,
             exit_timeout_s=exit_timeout_s,
-            onnxruntime_version=onnxruntime_version(preparation.install),
+            onnxruntime_version=self._versions["onnxruntime"],
             config_name=preparation.config_name,
             load_threads=load_threads,
             trace_flags=tuple(tracing.flags()) if (tracing := preparation.options.tracing) else (),
+            access=preparation.access,
+            max_connection_age_s=preparation.options.max_connection_age_s,
         )
 
     def open(self) -> None:
@@ -122,6 +139,12 @@ class TritonServer:
             else:
                 self.ports = replace(ports, metrics=self.ports.metrics)
                 return
+
+    def control(self) -> ControlClient:
+        """Return a connection to its control API, which brings the token; close it after use."""
+        from warmswap_ops.control import ControlClient  # imported while the server started
+
+        return ControlClient(address(self._host, self.ports.grpc), self._command.access)
 
     def reopen(self) -> None:
         """End the server at once and start it again, empty, on the same ports.

@@ -106,6 +106,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="restarts within ten minutes after the process of a model died (default: %(default)s)",
     )
     parser.add_argument(
+        "--control-token-file",
+        type=Path,
+        metavar="FILE",
+        help="only who brings the token in it may load, unload and the like (default: $WARMSWAP_CONTROL_TOKEN_FILE; "
+        "without, nobody but this program may, unless --host is a loopback address)",
+    )
+    parser.add_argument(
+        "--grpc-max-connection-age",
+        type=_not_negative,
+        default=0,
+        metavar="S",
+        help="close gRPC connections after so long, so that clients find new replicas; requests in work finish "
+        "(default: never)",
+    )
+    parser.add_argument("--require-gpu", action="store_true", help="refuse to start without a GPU")
+    parser.add_argument(
         "--trace-url",
         metavar="URL",
         help="send OpenTelemetry traces there: http://collector:4318/v1/traces (default: no traces)",
@@ -171,6 +187,9 @@ def _serve(args: argparse.Namespace, events: EventQueue, log: ServeLog) -> int:
         max_restarts=args.max_restarts,
         tracing=Tracing.of(args.trace_url, args.trace_rate),
         request_log=args.request_log,
+        control_token_file=args.control_token_file,
+        max_connection_age_s=args.grpc_max_connection_age,
+        require_gpu=args.require_gpu,
     )
     return ServeLoop(options, log, events, args.drain_delay).run()
 
