@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from warmswap_ensemble.contract import FACE_SWAP
@@ -36,5 +37,15 @@ def metrics_text(
     is_ready = all(answer is not None and answer[0] == 200 for answer in answers)
     up = Family("warmswap_triton_metrics_up", "gauge", "Whether Triton's own metrics follow (1) or not (0)")
     up.add(float(triton is not None))
-    own = render([*state.families(ready=is_ready), *residency_families(residency), up])
+    own = render([*state.families(ready=is_ready), *residency_families(residency), up, *_identity(server)])
     return own + (triton[1] if triton else "")
+
+
+def _identity(server: TritonServer) -> list[Family]:
+    """Return what software this is, and what it takes the time to be: a clock that is wrong shows in a scrape."""
+    build = Family("warmswap_build_info", "gauge", "1, with the versions of what runs")
+    if server.versions:
+        build.add(1.0, **server.versions)
+    clock = Family("warmswap_clock_seconds", "gauge", "The replica's own time, in seconds since 1970")
+    clock.add(time.time())
+    return [build, clock]

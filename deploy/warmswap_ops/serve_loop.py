@@ -18,6 +18,7 @@ from warmswap_ops.launcher import Launcher, LaunchOptions
 from warmswap_ops.phases import Phase, Stopwatch, process_start_s
 from warmswap_ops.serve_log import ServeLog
 from warmswap_ops.stop_signals import EventQueue, StopSignal
+from warmswap_ops.termination_log import write_termination_log
 
 REAP_INTERVAL_S: Final = 1.0
 
@@ -72,6 +73,7 @@ class ServeLoop:
             return self._until_ready()
         except OpsError as error:
             stays = self._on_failure == "stay"
+            write_termination_log(str(error), os.environ)
             self._report(Phase("failed", None, {"error": str(error), "exit_code": error.exit_code, "stays": stays}))
             if not stays:
                 raise

@@ -95,7 +95,7 @@ class RequestTimes:
             if abs(median_s - self._median_s) > MEDIAN_CHANGE * self._median_s:
                 self._median_s = median_s
                 changes.append((MEDIAN, median_s))
-        if now_s - self._last_s >= LAST_REQUEST_INTERVAL_S:
+        if not 0 <= now_s - self._last_s < LAST_REQUEST_INTERVAL_S:  # the clock may have been set back
             self._last_s = now_s
             changes.append((LAST, now_s))
         return changes

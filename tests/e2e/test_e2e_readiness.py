@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,10 @@ def test_metrics_of_a_running_replica(server: LocalTriton) -> None:
     assert live_s is not None
     assert ready_s is not None
     assert 0 < live_s < ready_s
+    assert abs((value(samples, "warmswap_clock_seconds") or 0) - time.time()) < 60
+    (labels,) = (dict(key[1]) for key in samples if key[0] == "warmswap_build_info")
+    assert labels["triton"] == server.phases[0].details["triton"]
+    assert set(labels) == {"version", "triton", "onnxruntime"}
     for model in MODELS:
         parts = {
             phase: value(samples, "warmswap_model_load_seconds", model=model, phase=phase)

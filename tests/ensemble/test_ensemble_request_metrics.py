@@ -51,6 +51,13 @@ def test_few_metrics_are_set() -> None:
     assert sum(len(values) for values in changes.values()) <= 53
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_time_of_the_last_request() -> None:
+    times = RequestTimes(0)
+    now_s = [1000.0, 1000.5, 2000.0, 900.0, 900.5, 901.5]
+    told = [dict(times.add(0.1, moment_s)).get(LAST) for moment_s in now_s]
+    assert told == [1000.0, None, 2000.0, 900.0, None, 901.5]
+
+
 def test_requests_of_a_warm_up_are_counted_as_triton_sends_them() -> None:
     assert warmup_requests([]) == 0
     assert warmup_requests([{"name": "golden", "batch_size": 1, "count": 0}]) == 1

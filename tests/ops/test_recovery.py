@@ -18,8 +18,9 @@ from tests.ops.metrics import scrape, value
 from tests.ops.serve_process import ServeProcess, eventually, processes_with, shared_memory, stub_of
 from tests.ops.toys import write_hanging_graph, write_manifest, write_repository
 from warmswap_ops.control import ControlClient
-from warmswap_ops.errors import LoadTimeoutError, ModelLoadError, ServerError
+from warmswap_ops.errors import LoadTimeoutError, MachineError, ModelLoadError, ServerError
 from warmswap_ops.launcher import LocalTriton
+from warmswap_ops.triton_command import has_gpu
 
 pytestmark = pytest.mark.triton
 
@@ -151,6 +152,25 @@ def test_replica_without_a_repository_may_stay_with_its_metrics(tmp_path: Path) 
         samples = scrape(f"http://127.0.0.1:{_metrics_port(serve)}/metrics")
         assert value(samples, "warmswap_not_ready_reason", model="", reason="repository") == 1
         assert value(samples, "warmswap_triton_metrics_up") == 0
+        serve.send(signal.SIGTERM)
+        assert serve.wait() == 0
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_replica_that_must_have_a_gpu_says_that_there_is_none(repository: Path) -> None:
+    with ServeProcess(repository, "--require-gpu") as serve:
+        assert serve.wait() == MachineError.exit_code
+        assert "there is no NVIDIA GPU here" in serve.stderr()
+        assert "nvidia.com/gpu" in serve.stderr()
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_replica_without_its_gpu_may_stay_unready_so_that_nothing_restarts_it_at_once(repository: Path) -> None:
+    with ServeProcess(repository, "--require-gpu", "--on-failure=stay") as serve:
+        assert serve.phase("failed")["stays"] is True
+        samples = scrape(f"http://127.0.0.1:{_metrics_port(serve)}/metrics")
+        assert value(samples, "warmswap_ready") == 0
+        assert value(samples, "warmswap_not_ready_reason", model="", reason="machine") == 1
         serve.send(signal.SIGTERM)
         assert serve.wait() == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -58,7 +59,9 @@ def test_text_is_what_prometheus_reads() -> None:
 
 def test_a_replica_that_has_not_begun_has_metrics() -> None:
     triton = TritonServer("127.0.0.1", Ports(0, 0, 0), 1.0, TritonLog())
+    before_s = time.time()
     samples = parse(metrics_text(ReplicaState(), triton, "127.0.0.1", ["face_swap"], None))
+    assert before_s - 1 <= samples.pop(("warmswap_clock_seconds", frozenset())) <= time.time() + 1  # it is rounded
     assert samples == {("warmswap_ready", frozenset()): 0, ("warmswap_triton_metrics_up", frozenset()): 0}
 
 
