@@ -22,7 +22,7 @@ from tests.e2e.repositories import REPOSITORY
 from tests.e2e.wire import PROTOCOLS, build_inputs, swap_inputs
 from tests.ops.serve_process import ServeProcess
 from tests.ops.toys import write_repository
-from warmswap_client import FaceSwapClient
+from warmswap_client import NO_RETRIES, FaceSwapClient, ServerBusyError
 from warmswap_ensemble.contract import STAGES
 from warmswap_ops.launcher import LocalTriton
 from warmswap_ops.tracing import Tracing
@@ -163,3 +163,21 @@ def test_collector_that_is_away_disturbs_nothing(hangs: bool, tmp_path: Path) ->
         assert serve.phase("stopped")["reason"] == "all requests finished"
         assert serve.wait() == 0
         assert "OTLP HTTP Client" in serve.stderr()  # an operator can see it
+
+
+def test_stage_that_goes_away_under_traced_requests_crashes_nothing() -> None:
+    """Triton frees a trace with its request; one that is refused half-way has calls of stages behind it."""
+    with OtlpSink() as sink, LocalTriton(REPOSITORY, tracing=Tracing(sink.url, rate=1)) as server:
+        with (
+            FaceSwapClient(f"grpc://{server.grpc_url}", retry=NO_RETRIES) as client,
+            tritonclient.grpc.InferenceServerClient(server.grpc_url) as control,
+        ):
+            for stage in ("face_embedder", "face_landmarker"):  # they are called side by side
+                control.unload_model(stage)
+                for _ in range(20):
+                    with pytest.raises(ServerBusyError):
+                        client.swap(COLLINS, HOPPER)
+                control.load_model(stage)
+                request_id = client.swap(COLLINS, HOPPER).request_id
+                assert {span.name for span in sink.trace_of(request_id)} >= STAGE_NAMES
+        server.check_alive()
