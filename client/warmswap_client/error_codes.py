@@ -40,6 +40,14 @@ _TEXT_ERRORS: Final[tuple[tuple[re.Pattern[str], type[errors.WarmswapError]], ..
 )
 
 
+_REQUEST_ID: Final = re.compile(r"\[request id: [^\]]*\] ?")
+
+
+def without_request_id(message: str) -> str:
+    """Take out what Triton puts before some of its texts: the error has the id, and an id may read like a reason."""
+    return _REQUEST_ID.sub("", message)
+
+
 def split_code(message: str) -> tuple[str | None, str]:
     """Find the machine-readable code in a message of the server.
 

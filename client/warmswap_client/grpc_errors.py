@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from warmswap_client import errors
-from warmswap_client.error_codes import refusal, split_code
+from warmswap_client.error_codes import refusal, split_code, without_request_id
 
 STATUS_ERRORS: Final[dict[str, type[errors.WarmswapError]]] = {
     "OK": errors.ServerFailedError,  # an error that calls itself a success
@@ -49,6 +49,7 @@ def status_error(status: str | None, message: str, *, url: str, model: str | Non
         url: The server.
         model: The model that was asked, if any.
     """
+    message = without_request_id(message)
     name = (status or "UNKNOWN").removeprefix("StatusCode.")
     if name == "UNAVAILABLE" and split_code(message)[0] is None and _NO_CONNECTION.search(message):
         reason = message.rpartition("Failed to connect to remote host: ")[2]  # the last address tells enough

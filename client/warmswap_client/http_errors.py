@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from warmswap_client import errors
-from warmswap_client.error_codes import refusal
+from warmswap_client.error_codes import refusal, without_request_id
 
 STATUS_ERRORS: Final[dict[int, type[errors.WarmswapError]]] = {
     400: errors.InvalidRequestError,
@@ -36,4 +36,4 @@ def status_error(status: str | None, message: str, *, url: str, model: str | Non
     """
     number = int(status) if status is not None and status.isdigit() else 500
     default = errors.InvalidRequestError if 400 <= number < 500 else errors.ServerFailedError
-    return refusal(STATUS_ERRORS.get(number, default), message, url=url, model=model)
+    return refusal(STATUS_ERRORS.get(number, default), without_request_id(message), url=url, model=model)

@@ -48,9 +48,7 @@ class ServeLog:
         if self._as_json:
             message = " ".join(phase.as_text().split())
             entry = LogEntry(_level_of(phase), "launcher", cut(message), json.loads(phase.as_json()))
-            with self._lock:
-                self._flush()
-                _write(self._stdout, _json_line(entry))
+            _write(self._stdout, _json_line(entry))  # without the lock: a blocked standard error must not stop a drain
         else:
             _write(self._stdout, phase.as_json() if self._json_phases else phase.as_text())
 

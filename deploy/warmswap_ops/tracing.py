@@ -85,19 +85,20 @@ class Tracing:
 
 def _checked_url(url: str) -> str:
     example = "as in http://collector:4318/v1/traces"
+    shown = url.rpartition("@")[2]  # a password belongs in no log
     if not url.isascii() or any(character.isspace() or not character.isprintable() for character in url):
-        raise UsageError(f"--trace-url must be ASCII without spaces, got {url!r}; {example}")
+        raise UsageError(f"--trace-url must be ASCII without spaces, got {shown!r}; {example}")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UsageError(f"--trace-url {url!r}: {error}; {example}") from error
+        raise UsageError(f"--trace-url {shown!r}: {error}; {example}") from error
     if parts.scheme != "http":
-        raise UsageError(f"--trace-url must begin with http:// (OTLP over HTTP), got {url!r}; {example}")
+        raise UsageError(f"--trace-url must begin with http:// (OTLP over HTTP), got {shown!r}; {example}")
     if not host or port == 0:
-        raise UsageError(f"--trace-url names no host or port to send to, got {url!r}; {example}")
+        raise UsageError(f"--trace-url names no host or port to send to, got {shown!r}; {example}")
     if parts.username is not None or parts.query or parts.fragment:
-        raise UsageError(f"--trace-url must be host, port and path only, got {url!r}; {example}")
+        raise UsageError(f"--trace-url must be host, port and path only, got {shown!r}; {example}")
     return urlunsplit(parts._replace(path=DEFAULT_PATH if parts.path in ("", "/") else parts.path))
 
 

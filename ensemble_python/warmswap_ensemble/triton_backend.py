@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,9 @@ STAGE_POLL_S: Final = 0.01
 
 NOT_READY_TEXTS: Final = ("no available versions", "not ready")
 """What Triton says of a model that is being unloaded, or of a server that is shutting down."""
+
+_REQUEST_ID: Final = re.compile(r"\[request id: [^\]]*\] ?")
+"""What Triton puts before some of its texts."""
 
 DEAD_TEXT: Final = "is not healthy"
 """What Triton says of a model whose process died."""
@@ -360,6 +364,7 @@ def call_stage(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> 
 
 def _stage_error(stage: Stage, message: str, code: int | None) -> PipelineError:
     name = f"{stage.model} {stage.version}"
+    message = _REQUEST_ID.sub("", message)  # the log has it already, and texts that differ by it cannot be counted
     if any(text in message.lower() for text in NOT_READY_TEXTS):
         return StageNotReadyError(f"{name} is not loaded now ({message}); try again")
     if DEAD_TEXT in message.lower():

@@ -13,6 +13,7 @@ from tests.client.toy_triton import ToyTriton
 from warmswap_client import NO_RETRIES, FaceSwapClient, NoFaceError, ServerBusyError, ServerFailedError
 from warmswap_client.cli import main
 from warmswap_client.fake_transport import FakeRequest, FakeTransport, Tensors, analysis_answer
+from warmswap_client.http_errors import status_error as http_error
 
 BUSY = ("UNAVAILABLE", "overloaded: the queue is full")
 MADE_UP = re.compile(r"[0-9a-f]{32}")
@@ -75,6 +76,16 @@ def test_error_without_a_request_has_no_id(open_client: OpenClient) -> None:
     with pytest.raises(Exception, match="cannot reach") as caught:
         open_client(fake=fake).status()
     assert caught.value.request_id is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("given", ["order-42", "connection-refused.unreachable", "no_face:1"])
+def test_id_in_the_servers_text_changes_neither_class_nor_text(open_client: OpenClient, given: str) -> None:
+    text = f"[request id: {given}] Exceeds maximum queue size"
+    with pytest.raises(ServerBusyError) as caught:
+        open_client(fake=FakeTransport(fail_first(9, "UNAVAILABLE", text)), retry=NO_RETRIES).swap(b"s", b"t")
+    assert str(caught.value) == "the server is busy: Exceeds maximum queue size"
+    refused = http_error("503", text, url="http://server", model="face_swap")
+    assert (type(refused), refused.reason) == (ServerBusyError, "Exceeds maximum queue size")
 
 
 @pytest.mark.triton

@@ -137,7 +137,7 @@ def test_quality_decides_the_size(service: Service, output_format: str) -> None:
 
 def test_report_has_everything(service: Service, server: LocalTriton) -> None:
     report = json.loads(service.send("face_swap", swap_inputs()).outputs["report"].item())
-    assert report.keys() == {"faces", "source", "image", "timings_ms", "models"}
+    assert report.keys() == {"faces", "source", "image", "timings_ms", "models", "request_id"}
     (face,) = report["faces"]
     assert face.keys() == {"bbox", "score", "swapped", "similarity_before", "similarity_after"}
     assert report["source"].keys() == {"bbox", "score", "cached"}

@@ -464,6 +464,13 @@ def test_stage_is_called_with_its_version_on_the_cpu(backend: ModuleType) -> Non
 CONTEXT = '{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b302ab9a1c0aa108-01"}'
 
 
+def test_error_of_a_stage_does_not_differ_by_the_id(backend: ModuleType) -> None:
+    set_bls(failing("[request id: is not healthy] Exceeds maximum queue size", UNAVAILABLE))
+    with pytest.raises(OverloadedError) as caught:
+        backend.call_stage(make_stage("face_detector"), {"image_rgb": np.zeros((1, 2, 2, 3), np.uint8)}, ("bbox",))
+    assert caught.value.message.startswith("overloaded: face_detector 1 takes no request now (Exceeds maximum queue")
+
+
 def test_every_stage_call_has_the_trace_and_the_id_of_its_request(swap: Loaded) -> None:
     assert fake.InferenceRequest.bls is not None
     answer, seen = fake.InferenceRequest.bls, []
