@@ -125,9 +125,9 @@ def test_a_corrupt_repository_differs_in_its_graphs_alone(tmp_path: Path) -> Non
 
 def results_of(*losses: dict[str, Any], sort: Sort) -> dict[str, Any]:
     """A small run, with what the benchmark adds."""
-    good = {"due_s": 0.5, "latency_ms": 80.0, "protocol": "http", "client": "plain", "failure": None}
+    good: dict[str, Any] = {"due_s": 0.5, "latency_ms": 80.0, "protocol": "http", "client": "plain", "failure": None}
     good |= {"attempts": [{"pod": "r1-0", "sent_s": 0.5, "status": 200, "flags": "-", "tries": 1}]}
-    events = [
+    events: list[dict[str, Any]] = [
         {"time_s": time_s, "kind": kind.value, "pod": "r1-0", "detail": "<words>"}
         for time_s, kind in ((-5, Kind.CREATED), (-4, Kind.STARTED), (-3, Kind.READY), (-2, Kind.ROUTED))
     ]
@@ -146,7 +146,7 @@ def results_of(*losses: dict[str, Any], sort: Sort) -> dict[str, Any]:
         "probes_failed": 1,
         "generator_lag_ms": 1.0,
     }
-    machine = {"processor": "one", "cores": 2, "memory_gb": 1.0, "system": "Linux"}
+    machine: dict[str, Any] = {"processor": "one", "cores": 2, "memory_gb": 1.0, "system": "Linux"}
     settings = {
         "manifest": "m.yaml",
         "rate_per_s": 3.0,

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ from warmswap_loadtests.kubelet.figures import summarise
 from warmswap_loadtests.kubelet.pod_spec import DeploymentSpec, read_manifest
 from warmswap_loadtests.kubelet.run import SETTLE_TIMEOUT_S, Setting, measure
 from warmswap_loadtests.kubelet.scenarios import find_scenarios
-from warmswap_loadtests.machine import command_line, git_commit, machine_facts, version_facts
+from warmswap_loadtests.machine import git_commit, run_facts
 from warmswap_loadtests.open_loop import Outcome, Record, run_closed_loop
 from warmswap_loadtests.payloads import Payload, golden_payload
 
@@ -114,13 +113,7 @@ def measure_kubelet(options: KubeletOptions, progress: Callable[[str], None]) ->
                 progress(f"{scenario.name}: {verdict}")
     return with_figures(
         {
-            "benchmark": "kubelet",
-            "command": command_line(),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "took_s": round(time.monotonic() - begin_s),
-            "git_commit": commit,
-            "machine": machine_facts(),
-            "versions": version_facts(),
+            **run_facts("kubelet", begin_s, commit),
             "settings": {
                 "manifest": str(options.manifest),
                 "deployment": asdict(spec),
