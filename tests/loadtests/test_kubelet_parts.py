@@ -144,10 +144,11 @@ def test_victims_are_chosen_as_a_replica_set_does() -> None:
     restarted = make_pod("restarted", 0.5, state=State.RUNNING, ready=True, ready_s=3.0, restarts=2)
     unready = make_pod("unready", 0.0, state=State.RUNNING)
     waiting = make_pod("waiting", 0.0)
-    pods = [old, twin, new, unready, restarted, waiting]
-    order = ["waiting", "unready", "new", "restarted", "twin", "old"]
+    fresh = make_pod("fresh", 2.0, state=State.RUNNING, ready=True, ready_s=100.0, restarts=9)
+    pods = [old, twin, new, unready, restarted, waiting, fresh]
+    order = ["waiting", "unready", "fresh", "new", "restarted", "twin", "old"]
     for shuffled in itertools.islice(itertools.permutations(pods), 0, None, 37):
-        assert [pod.name for pod in victims(list(shuffled), 6, 100.0)] == order
+        assert [pod.name for pod in victims(list(shuffled), 7, 100.0)] == order
     assert victims(pods, 0, 100.0) == []
     assert victims(pods, -1, 100.0) == []
 
@@ -261,6 +262,17 @@ def test_a_rollout_goes_on_only_as_new_pods_become_available() -> None:
     assert pods.deployment.is_settled(76.0)
 
 
+def test_a_sick_old_pod_is_not_taken_for_room_while_a_new_one_is_not_available() -> None:
+    pods = Pods(DeploymentSpec(TEMPLATE, 1, 0), 2)
+    pods.tick(0.0)
+    pods.deployment.pods[0].ready, pods.deployment.pods[0].ready_s = True, 1.0
+    pods.deployment.roll_out(10.0)
+    for now_s in (10.0, 11.0, 12.0):
+        assert pods.tick(now_s) == ["r1-0", "r1-1", "r2-2"]
+    pods.tick(13.0, ready=[2])
+    assert "r1-1" not in pods.tick(13.1)
+
+
 def test_a_rollout_that_gets_nowhere_is_reported_and_undone_without_losing_a_pod() -> None:
     pods = Pods(DeploymentSpec(TEMPLATE, 1, 0, progress_deadline_s=100.0), 2)
     pods.tick(0.0)
@@ -291,6 +303,19 @@ def test_a_drain_keeps_to_the_budget() -> None:
     assert [(pod.name, pod.node) for pod in pods.deployment.active] == [("r1-2", "node-b"), ("r1-3", "node-b")]
 
 
+@pytest.mark.parametrize("evicts_unready", [True, False])
+def test_who_is_not_ready_is_evicted_as_the_policy_says(evicts_unready: bool) -> None:
+    pods = Pods(DeploymentSpec(TEMPLATE, 1, 0, budget_unavailable=1, evicts_unready=evicts_unready), 3)
+    pods.tick(0.0)
+    for pod in pods.deployment.pods[:2]:
+        pod.ready, pod.ready_s = pod.name == "r1-1", 1.0
+    pods.deployment.drain(10.0, "node-a")  # two of three are not ready: one less than there should be
+    assert [pod.node for pod in pods.deployment.pods] == ["node-a", "node-b", "node-a"]
+    pods.tick(10.0)
+    assert all(pod.deleted_s is not None for pod in pods.deployment.pods[:3:2]) is evicts_unready
+    assert pods.deployment.pods[1].deleted_s is None
+
+
 @pytest.mark.parametrize(
     ("sort", "losses", "wrong"),
     [
@@ -317,11 +342,14 @@ def test_verdicts(sort: Sort, losses: list[tuple[str, str]], wrong: str) -> None
         ([{"pod": "alive", "sent_s": 4.0}], ELSEWHERE),
         ([{"pod": "dead", "sent_s": 4.0}], IN_FLIGHT),
         ([{"pod": "dead", "sent_s": 5.1}], SENT_TO_DEAD),
+        ([{"pod": "dead", "sent_s": 7.3}], ELSEWHERE),  # nobody should have sent it there any more
         ([{"pod": "dead", "sent_s": 4.0}, {"pod": "alive", "sent_s": 5.1}], ELSEWHERE),
     ],
 )
 def test_where_a_lost_request_was(attempts: list[dict[str, Any]], expected: str) -> None:
-    assert whereabouts({"attempts": attempts}, {"dead": 5.0}) == expected
+    times = (("dead", 1.0), ("alive", 6.0), ("dead", 7.0))
+    events = [{"time_s": time_s, "kind": Kind.UNROUTED, "pod": pod} for pod, time_s in times]
+    assert whereabouts({"attempts": attempts}, {"faults": {"dead": 5.0}, "events": events}) == expected
 
 
 def test_bars_follow_the_events() -> None:

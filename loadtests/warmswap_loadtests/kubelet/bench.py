@@ -153,15 +153,15 @@ def write_results(results: dict[str, Any], folder: Path) -> list[Path]:
     from warmswap_loadtests.kubelet.report import report_page
 
     make_folder(folder)
-    contents = {RESULTS_NAME: (json.dumps(results, separators=(",", ":")) + "\n").encode()}
-    contents |= {f"{name}.png": render_chart(name, results) for name in results["runs"]}
-    contents[REPORT_NAME] = report_page(results).encode()
+    paths = [folder / RESULTS_NAME, *(folder / f"{name}.png" for name in results["runs"]), folder / REPORT_NAME]
     try:
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
+        paths[0].write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+        for path in paths[1:-1]:  # when the results are safe
+            path.write_bytes(render_chart(path.stem, results))
+        paths[-1].write_text(report_page(results), encoding="utf-8")
     except OSError as error:
         raise BenchError(f"cannot write to {folder}: {error.strerror or error}") from error
-    return [folder / name for name in contents]
+    return paths
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def render_chart(name: str, results: Mapping[str, Any], theme: Theme = LIGHT) ->
         dress(axes, theme)
         axes.axvline(run["event_s"], color=theme.ink, linewidth=0.9, alpha=0.6, linestyle=(0, (4, 3)))
     bottom.grid(visible=False, axis="y")
-    bottom.set_xlabel("seconds after the start of the load; the broken line is where it begins")
+    bottom.set_xlabel("seconds after the start of the load (broken line: what happens begins)")
     bottom.set_xlim(0, run["seconds"])
     figures = results["figures"][name]
     figure.suptitle(
@@ -126,5 +126,5 @@ def _legend(theme: Theme) -> list[Any]:
         Line2D([], [], color=theme.ink, linewidth=2.2, label="gets traffic"),
         *(Patch(color=colour, label=state) for state, colour in STATE_COLOURS[theme.name].items()),
         sign("v", "SIGTERM", LOST_COLOUR),
-        sign("X", "SIGKILL", LOST_COLOUR),
+        sign("X", "SIGKILL, or another fault", LOST_COLOUR),
     ]

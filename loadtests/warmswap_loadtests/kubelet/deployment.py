@@ -130,8 +130,9 @@ class Deployment:
                     break
                 healthy = sum(other.ready for other in self.active)
                 budget = self.spec.budget_unavailable
-                # A pod that is not ready may go in any case (unhealthyPodEvictionPolicy: AlwaysAllow).
-                if budget is None or not pod.ready or healthy - 1 >= self.replicas - budget:
+                # One that is not ready takes nothing from the healthy ones, but they must be enough without it.
+                left = healthy - pod.ready
+                if budget is None or left >= self.replicas - budget or (self.spec.evicts_unready and not pod.ready):
                     pod.delete(now_s, f"evicted from {node}")
                 else:
                     self.log.add(now_s, Kind.NOTE, pod.name, "eviction refused by the budget (429)")

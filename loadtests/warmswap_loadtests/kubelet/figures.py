@@ -14,6 +14,8 @@ from warmswap_loadtests.kubelet.scenarios import Sort
 IN_FLIGHT: Final = "in flight on the dead replica"
 SENT_TO_DEAD: Final = "sent to the dead replica before its endpoint was gone"
 ELSEWHERE: Final = "elsewhere"
+PUBLISH_S: Final = 0.25
+"""Envoy reads its file of endpoints a moment after it was written."""
 
 ALLOWED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     Sort.PLANNED: {},
@@ -34,7 +36,7 @@ def summarise(run: Run) -> Figures:
     """
     requests, event_s = run["requests"], run["event_s"]
     failed = [request for request in requests if request["failure"] is not None]
-    losses = [(request, whereabouts(request, run["faults"])) for request in failed]
+    losses = [(request, whereabouts(request, run)) for request in failed]
     events = run["events"]
     figures: Figures = {
         "requests": len(requests),
@@ -78,17 +80,23 @@ def verdict(sort: str, losses: Sequence[tuple[str, str]]) -> str:
     return f"lost {len(wrong)} that should not be lost ({words})"
 
 
-def whereabouts(request: Request, faults: Mapping[str, float]) -> str:
+def whereabouts(request: Request, run: Run) -> str:
     """Return where a lost request was when it was lost.
 
     Args:
         request: As ``described_requests`` has it.
-        faults: Pod to the time at which something was done to it.
+        run: Its ``faults`` (pod to the time at which something was done to it) and ``events``.
     """
     attempts = request["attempts"]
-    if not attempts or attempts[-1]["pod"] not in faults:
+    last = attempts[-1] if attempts else {"pod": None}
+    if last["pod"] not in run["faults"]:
         return ELSEWHERE
-    return IN_FLIGHT if attempts[-1]["sent_s"] <= faults[attempts[-1]["pod"]] else SENT_TO_DEAD
+    fault_s = run["faults"][last["pod"]]
+    if last["sent_s"] <= fault_s:
+        return IN_FLIGHT
+    unrouted = [e["time_s"] for e in run["events"] if e["kind"] == Kind.UNROUTED and e["pod"] == last["pod"]]
+    end_s = min((time_s for time_s in unrouted if time_s > fault_s), default=float("inf"))
+    return SENT_TO_DEAD if last["sent_s"] <= end_s + PUBLISH_S else ELSEWHERE
 
 
 def is_retried(request: Request) -> bool:

@@ -88,6 +88,7 @@ class DeploymentSpec:
         min_ready_s: For how long a pod must have been ready to count.
         progress_deadline_s: A rollout that gets nowhere for so long has failed.
         budget_unavailable: Pods that evictions may take away (``PodDisruptionBudget``); ``None`` = no budget.
+        evicts_unready: Whether pods that are not ready may be taken away beyond it (``unhealthyPodEvictionPolicy``).
     """
 
     pod: PodSpec
@@ -96,6 +97,7 @@ class DeploymentSpec:
     min_ready_s: float = 0.0
     progress_deadline_s: float = PROGRESS_DEADLINE_S
     budget_unavailable: int | None = None
+    evicts_unready: bool = False
 
     def surge(self, replicas: int) -> int:
         """Return how many pods there may be beyond ``replicas``."""
@@ -139,25 +141,27 @@ def _deployment(documents: list[Any], container: str) -> DeploymentSpec:
     if (kind := strategy.text("type", "RollingUpdate")) != "RollingUpdate":
         raise ManifestError(f"{strategy.path}.type is {kind}, only RollingUpdate can be run")
     rolling = strategy.node("rollingUpdate", {})
+    budget_unavailable, evicts_unready = _budget(documents)
     return DeploymentSpec(
         pod=_pod(spec.node("template").node("spec"), container),
         max_surge=percentage(rolling, "maxSurge", "25%"),
         max_unavailable=percentage(rolling, "maxUnavailable", "25%"),
         min_ready_s=spec.number("minReadySeconds", 0),
         progress_deadline_s=spec.number("progressDeadlineSeconds", PROGRESS_DEADLINE_S),
-        budget_unavailable=_budget(documents),
+        budget_unavailable=budget_unavailable,
+        evicts_unready=evicts_unready,
     )
 
 
-def _budget(documents: list[Any]) -> int | None:
+def _budget(documents: list[Any]) -> tuple[int | None, bool]:
     for document in documents:
         if isinstance(document, dict) and document.get("kind") == "PodDisruptionBudget":
             spec = Node(document, "PodDisruptionBudget").node("spec")
             value = spec.get("maxUnavailable")
             if not isinstance(value, int) or isinstance(value, bool):
                 raise ManifestError(f"{spec.path}.maxUnavailable is {value!r}, only a number can be run")
-            return value
-    return None
+            return value, spec.text("unhealthyPodEvictionPolicy", "IfHealthyBudget") == "AlwaysAllow"
+    return None, False
 
 
 def _pod(spec: Node, container: str) -> PodSpec:

@@ -64,7 +64,7 @@ def _scenario(name: str, run: Mapping[str, Any], results: Mapping[str, Any]) -> 
         yield "<details><summary>what was lost</summary><ul>"
         for request in lost:
             words = f"{request['due_s']:.2f} s, {request['protocol']}, {request['client']}: {request['failure']}"
-            yield f"<li>{escape(words)} ({escape(whereabouts(request, run['faults']))})</li>"
+            yield f"<li>{escape(words)} ({escape(whereabouts(request, run))})</li>"
         yield "</ul></details>"
     yield "<details><summary>what happened</summary><ul>"
     for event in run["events"]:

@@ -153,7 +153,9 @@ def measure(
         "event_s": round(event_s, 3),
         "seconds": round(end_s, 3),
         "requests": described_requests(records, lambda i: streams[i % len(streams)], log, names, epoch_s),
-        "events": [asdict(event) for event in cluster.log.since_start()],
+        "events": [
+            _portable(asdict(event), (setting.repository.parent, folder)) for event in cluster.log.since_start()
+        ],
         "pods": pods,
         "faults": {name: round(time_s - load.start_s, 3) for name, time_s in stage.faults.items()},
         "notes": stage.notes,
@@ -161,6 +163,13 @@ def measure(
         "probes_failed": probes[1],
         "generator_lag_ms": round(greatest_lag_s(records) * 1e3, 1),
     }
+
+
+def _portable(event: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    """Return an event whose words, which may be those of a log, have no path of this machine."""
+    for folder in folders:
+        event["detail"] = event["detail"].replace(f"{folder}/", "")
+    return event
 
 
 def _probes(cluster: Cluster) -> tuple[int, int]:
