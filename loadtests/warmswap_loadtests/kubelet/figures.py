@@ -88,15 +88,15 @@ def whereabouts(request: Request, run: Run) -> str:
         run: Its ``faults`` (pod to the time at which something was done to it) and ``events``.
     """
     attempts = request["attempts"]
-    last = attempts[-1] if attempts else {"pod": None}
+    last: Mapping[str, Any] = attempts[-1] if attempts else {"pod": None}
     if last["pod"] not in run["faults"]:
         return ELSEWHERE
-    fault_s = run["faults"][last["pod"]]
-    if last["sent_s"] <= fault_s:
+    fault_s = float(run["faults"][last["pod"]])
+    if float(last["sent_s"]) <= fault_s:
         return IN_FLIGHT
-    unrouted = [e["time_s"] for e in run["events"] if e["kind"] == Kind.UNROUTED and e["pod"] == last["pod"]]
+    unrouted = [float(e["time_s"]) for e in run["events"] if e["kind"] == Kind.UNROUTED and e["pod"] == last["pod"]]
     end_s = min((time_s for time_s in unrouted if time_s > fault_s), default=float("inf"))
-    return SENT_TO_DEAD if last["sent_s"] <= end_s + PUBLISH_S else ELSEWHERE
+    return SENT_TO_DEAD if float(last["sent_s"]) <= end_s + PUBLISH_S else ELSEWHERE
 
 
 def is_retried(request: Request) -> bool:
