@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from warmswap_client import errors
-from warmswap_ensemble.contract import ERROR_CODES
+from warmswap_ensemble.contract import ERROR_CODES, MODELS
 
 CODE_ERRORS: Final[dict[str, type[errors.WarmswapError]]] = {
     "invalid_image": errors.InvalidImageError,
@@ -34,6 +34,8 @@ _CODE: Final = re.compile(rf"(?<![\w.])({'|'.join(ERROR_CODES)}): ")
 # HTTP and in different releases (2.51: NOT_FOUND and 404, before that also 400), so the text decides.
 _TEXT_ERRORS: Final[tuple[tuple[re.Pattern[str], type[errors.WarmswapError]], ...]] = (
     (re.compile(r"unknown model: .* has no available versions"), errors.ModelNotLoadedError),
+    # A server that has just been started has none of our models yet, and a load balancer may know it from before.
+    (re.compile(rf"unknown model: '({'|'.join(MODELS)})' is not found"), errors.ModelNotLoadedError),
     (re.compile(r"unknown model: .* is not found"), errors.UnknownModelError),
     (re.compile(r"Stub process '.*' is not healthy"), errors.ServerBusyError),  # it died and will be replaced
     (re.compile(r"This (protocol|API) is restricted"), errors.AccessDeniedError),

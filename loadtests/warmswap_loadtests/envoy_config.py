@@ -33,7 +33,8 @@ class Service:
 
     Attributes:
         name: A word; also the name of its endpoint file.
-        probe_path: Readiness probe, over HTTP/1.1; 200 = give it traffic.
+        probe_path: Readiness probe, over HTTP/1.1; 200 = give it traffic. ``None`` = every replica that is listed gets
+            traffic, whatever its connections do: only who sets the endpoints decides.
         protocol: Of the requests; ``grpc`` = HTTP/2 to the replicas too.
         probe_interval_s: Between two probes of a replica.
         probe_timeout_s: No answer by then is a failure.
@@ -42,10 +43,11 @@ class Service:
         slow_start_s: For how long a new replica's share grows; 0 = its full share at once.
         timeout_s: Of a request, retries included; 0 = none.
         retries: How often a request is sent to another replica when one refuses or drops it. A swap is idempotent.
+        retry_on: What is tried again.
     """
 
     name: str
-    probe_path: str
+    probe_path: str | None
     protocol: Protocol = "http"
     probe_interval_s: float = 0.5
     probe_timeout_s: float = 2.0
@@ -54,12 +56,13 @@ class Service:
     slow_start_s: float = 5.0
     timeout_s: float = 0.0
     retries: int = 5
+    retry_on: str = "connect-failure,refused-stream,reset"
 
     def __post_init__(self) -> None:
         """Refuse what would be no file name or no path."""
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"a service is named by a word, got {self.name!r}")
-        if not self.probe_path.startswith("/"):
+        if self.probe_path is not None and not self.probe_path.startswith("/"):
             raise ValueError(f"probe_path must start with /, got {self.probe_path!r}")
 
 
@@ -124,7 +127,7 @@ def _listener(service: Service, access_log: Path) -> Config:
         "cluster": service.name,
         "timeout": _seconds(service.timeout_s),
         "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset",
+            "retry_on": service.retry_on,
             "num_retries": service.retries,
             "retry_host_predicate": [_extension("envoy.retry_host_predicates.previous_hosts", "previous_hosts")],
             "host_selection_retry_max_attempts": 5,
@@ -197,6 +200,22 @@ def _cluster(service: Service, folder: Path) -> Config:
             "healthy_panic_threshold": {"value": 0},
             "update_merge_window": "0s",
         },
+        **({} if service.probe_path is None else _health(service, service.probe_path)),
+        "circuit_breakers": {
+            "thresholds": [{"priority": "DEFAULT", **limit}, {"priority": "HIGH", **limit}],
+        },
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
+                "explicit_http_config": {options: {}},
+            }
+        },
+    }
+
+
+def _health(service: Service, probe_path: str) -> Config:
+    """Return how a cluster finds out by itself which replicas to leave out."""
+    return {
         "ignore_health_on_host_removal": True,
         "health_checks": [
             {
@@ -205,7 +224,7 @@ def _cluster(service: Service, folder: Path) -> Config:
                 "no_traffic_interval": _seconds(service.probe_interval_s),
                 "unhealthy_threshold": service.unhealthy_threshold,
                 "healthy_threshold": service.healthy_threshold,
-                "http_health_check": {"path": service.probe_path},
+                "http_health_check": {"path": probe_path},
             }
         ],
         # A replica that refuses connections is left out at once, not when its probes have failed: it has nothing in
@@ -221,15 +240,6 @@ def _cluster(service: Service, folder: Path) -> Config:
             "interval": "0.5s",
             "base_ejection_time": "2s",
             "max_ejection_percent": 100,
-        },
-        "circuit_breakers": {
-            "thresholds": [{"priority": "DEFAULT", **limit}, {"priority": "HIGH", **limit}],
-        },
-        "typed_extension_protocol_options": {
-            _HTTP_OPTIONS: {
-                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
-                "explicit_http_config": {options: {}},
-            }
         },
     }
 

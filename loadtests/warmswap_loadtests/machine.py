@@ -6,6 +6,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,25 @@ from warmswap_ops.errors import OpsError
 from warmswap_ops.triton_install import find_triton
 
 PACKAGES: Final = ("warmswap", "onnxruntime", "numpy", "opencv-python", "fastapi", "uvicorn", "aiohttp", "tritonclient")
+
+
+def run_facts(benchmark: str, begin_s: float, commit: str | None) -> dict[str, Any]:
+    """Return what stands at the head of every results file.
+
+    Args:
+        benchmark: Its name.
+        begin_s: When it began, on the clock ``time.monotonic``.
+        commit: ``git_commit`` at that time; the files may have changed since.
+    """
+    return {
+        "benchmark": benchmark,
+        "command": command_line(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "took_s": round(time.monotonic() - begin_s),
+        "git_commit": commit,
+        "machine": machine_facts(),
+        "versions": version_facts(),
+    }
 
 
 def machine_facts() -> dict[str, Any]:

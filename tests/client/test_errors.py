@@ -69,6 +69,7 @@ def test_code_is_found_wherever_it_stands(message: str, expected: tuple[str | No
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", errors.AccessDeniedError, None),
         ("NOT_FOUND", "Request for unknown model: 'x' is not found", errors.UnknownModelError, None),
         ("NOT_FOUND", "Request for unknown model: 'x' has no available versions", errors.ModelNotLoadedError, None),
+        ("NOT_FOUND", "Request for unknown model: 'face_swap' is not found", errors.ModelNotLoadedError, None),
         ("NOT_FOUND", "something else", errors.UnknownModelError, None),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.RequestTimeoutError, None),
         ("CANCELLED", "cancelled: gone", errors.RequestCancelledError, "cancelled"),
@@ -93,6 +94,7 @@ def test_grpc_failures(
         ("400", "Request for unknown model: 'x' has no available versions", errors.ModelNotLoadedError),
         ("404", "Request for unknown model: 'x' has no available versions", errors.ModelNotLoadedError),
         ("404", "Request for unknown model: 'x' is not found", errors.UnknownModelError),
+        ("404", "Request for unknown model: 'face_analysis' is not found", errors.ModelNotLoadedError),
         ("400", "cancelled: gone", errors.RequestCancelledError),  # Triton 2.51 sends CANCELLED as 400
         ("403", "This API is restricted, expecting header 'x'", errors.AccessDeniedError),
         ("418", "", errors.InvalidRequestError),

@@ -58,7 +58,7 @@ def test_last_error_is_raised_when_the_attempts_are_used_up(
         ("DEADLINE_EXCEEDED", "Deadline Exceeded"),
         ("INTERNAL", "internal: see the log"),
         ("CANCELLED", "cancelled: gone"),
-        ("NOT_FOUND", "Request for unknown model: 'face_swap' is not found"),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found"),
         ("PERMISSION_DENIED", "no"),
     ],
     ids=lambda failure: failure[0],

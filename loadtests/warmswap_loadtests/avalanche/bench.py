@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from warmswap_loadtests.contenders.contender import Contender
 from warmswap_loadtests.contenders.registry import make_contenders
 from warmswap_loadtests.envoy import find_envoy
 from warmswap_loadtests.errors import BenchError
-from warmswap_loadtests.machine import command_line, git_commit, machine_facts, version_facts
+from warmswap_loadtests.machine import git_commit, run_facts
 from warmswap_loadtests.payloads import golden_payload
 
 SET_UPS: Final = ("naive", "warmswap")
@@ -81,7 +80,7 @@ def measure_avalanche(options: AvalancheOptions, progress: Callable[[str], None]
     repository = find_pack(options.pack, options.repository)
     contenders = make_contenders(options.set_ups, progress)
     payload = golden_payload(repository)
-    begin_s = time.monotonic()
+    begin_s, commit = time.monotonic(), git_commit()
     with tempfile.TemporaryDirectory(prefix="warmswap-avalanche-") as folder:
         work = Path(folder)
         rests: dict[str, Rest] = {}
@@ -106,13 +105,7 @@ def measure_avalanche(options: AvalancheOptions, progress: Callable[[str], None]
             with _named(contender.name), RunningSetUp(contender, scenario, payload, work / contender.name) as running:
                 runs[contender.name] = {**facts, **running.measure_load(check)}
     results = {
-        "benchmark": "avalanche",
-        "command": command_line(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "took_s": round(time.monotonic() - begin_s),
-        "git_commit": git_commit(),
-        "machine": machine_facts(),
-        "versions": version_facts(),
+        **run_facts("avalanche", begin_s, commit),
         "settings": {
             "pack": options.pack,
             **asdict(scenario),

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from warmswap_loadtests.contenders.contender import Contender
 from warmswap_loadtests.contenders.fastapi_servers import preloading
 from warmswap_loadtests.contenders.registry import make_contenders
 from warmswap_loadtests.errors import BenchError
-from warmswap_loadtests.machine import command_line, git_commit, machine_facts, version_facts
+from warmswap_loadtests.machine import git_commit, run_facts
 from warmswap_loadtests.page_cache import STATES, PageCache
 from warmswap_loadtests.payloads import golden_payload
 
@@ -67,7 +66,7 @@ def measure_cold(options: ColdOptions, progress: Callable[[str], None]) -> dict[
     contenders = make_contenders(options.contenders, progress)
     payload = golden_payload(repository)
     states = STATES if options.page_cache == "both" else (options.page_cache,)
-    begin_s = time.monotonic()
+    begin_s, commit = time.monotonic(), git_commit()
     with tempfile.TemporaryDirectory(prefix="warmswap-cold-") as folder:
         work = Path(folder)
         prepared = {contender.name: _prepare(contender, repository, work, progress) for contender in contenders}
@@ -94,13 +93,7 @@ def measure_cold(options: ColdOptions, progress: Callable[[str], None]) -> dict[
                 run = measure_run(contender, load, calibration.check, log)
             runs.append({"contender": contender.name, "page_cache": state, "run": number, "cache": cache, **run})
     return {
-        "benchmark": "cold",
-        "command": command_line(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "took_s": round(time.monotonic() - begin_s),
-        "git_commit": git_commit(),
-        "machine": machine_facts(),
-        "versions": version_facts(),
+        **run_facts("cold", begin_s, commit),
         "settings": _settings(options, load, calibration),
         "contenders": [
             {"name": contender.name, "summary": contender.summary, "prepared": prepared[contender.name]}

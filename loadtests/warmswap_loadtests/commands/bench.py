@@ -12,7 +12,7 @@ from typing import Any, Final
 
 HELP: Final = (
     "measure: cold, soak, avalanche, overhead, start, load, replicas, composite, batching, detect, detector, "
-    "on-demand, paste; each against what it is compared with"
+    "on-demand, paste, kubelet; each against what it is compared with"
 )
 
 Figures = dict[str, Any]
@@ -65,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     soak.add_argument("--contender", default="warmswap", metavar="NAME", help="see bench cold (default: %(default)s)")
     avalanche = benchmarks.add_parser("avalanche", help="new replicas under load behind Envoy: naive, ours")
     _add_avalanche_arguments(avalanche)
+    kubelet = benchmarks.add_parser("kubelet", help="rollouts, drains and deaths of real pods under load, no cluster")
+    _add_kubelet_arguments(kubelet)
     on_demand = benchmarks.add_parser("on-demand", help="other requests while a model is loaded on demand")
     on_demand.add_argument("--cycles", type=_count, default=20, help="loads and unloads (default: %(default)s)")
     on_demand.add_argument("--swapper", default="512", help="variant to load (default: %(default)s)")
@@ -73,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for benchmark in (
         cold,
         avalanche,
+        kubelet,
         soak,
         overhead,
         start,
@@ -126,12 +129,38 @@ def _add_avalanche_arguments(avalanche: argparse.ArgumentParser) -> None:
     avalanche.add_argument("--redraw", action="store_true", help="measure nothing: draw what avalanche.json holds")
 
 
+def _add_kubelet_arguments(kubelet: argparse.ArgumentParser) -> None:
+    kubelet.add_argument("--scenario", action="append", metavar="NAME", help="only this one; may be repeated")
+    kubelet.add_argument(
+        "--protocol", choices=("http", "grpc", "both"), default="both", help="of the requests (default: %(default)s)"
+    )
+    kubelet.add_argument(
+        "--manifest",
+        type=Path,
+        default=Path("deploy/kubernetes/rendered/cpu/manifests.yaml"),
+        help="rendered manifest with the Deployment (default: %(default)s)",
+    )
+    kubelet.add_argument("--repository", type=Path, help="model repository (default: that of the open pack)")
+    kubelet.add_argument(
+        "--rate", type=_positive, help="requests a second (default: a quarter of what two pods can do)"
+    )
+    kubelet.add_argument(
+        "--endpoint-lag",
+        type=_positive,
+        default=1.5,
+        metavar="S",
+        help="until the load balancer knows of a change (default: %(default)s)",
+    )
+    kubelet.add_argument("--out", type=Path, metavar="DIR", help="write kubelet.json, .html and charts here")
+    kubelet.add_argument("--redraw", action="store_true", help="measure nothing: draw what kubelet.json in --out holds")
+
+
 def run(args: argparse.Namespace) -> int:
-    """Run one benchmark and print its figures."""
+    """Run one benchmark and print its figures; 1 = they show what must not be."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy comes in: its threads would spin beside the loop's
     figures, lines = _BENCHMARKS[args.benchmark](args, _progress)
     print(json.dumps(figures) if args.json else "\n".join(lines(figures)))
-    return 0
+    return 1 if figures.get("wrong") else 0
 
 
 def _cold(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
@@ -176,6 +205,27 @@ def _avalanche(args: argparse.Namespace, progress: Progress) -> tuple[Figures, L
         for path in avalanche.write_results(results, args.out):
             progress(f"wrote {path}")
     return results, avalanche_lines
+
+
+def _kubelet(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.avalanche.bench import make_folder
+    from warmswap_loadtests.errors import BenchError
+    from warmswap_loadtests.kubelet import bench as kubelet
+    from warmswap_loadtests.kubelet.cluster import Delays
+    from warmswap_loadtests.kubelet.table import kubelet_lines
+
+    options = kubelet.KubeletOptions(
+        args.manifest, args.repository, args.scenario, args.protocol, args.rate, Delays(args.endpoint_lag)
+    )
+    if args.redraw and not args.out:
+        raise BenchError("--redraw needs --out DIR, the folder with kubelet.json")
+    if args.out and not args.redraw:
+        make_folder(args.out)  # now, not when all is measured
+    results = kubelet.read_results(args.out) if args.redraw else kubelet.measure_kubelet(options, progress)
+    if args.out:
+        for path in kubelet.write_results(results, args.out):
+            progress(f"wrote {path}")
+    return results, kubelet_lines
 
 
 def _overhead(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
@@ -247,6 +297,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "cold": _cold,
     "soak": _soak,
     "avalanche": _avalanche,
+    "kubelet": _kubelet,
     "overhead": _overhead,
     "start": _start,
     "load": _load,
