@@ -46,10 +46,10 @@ format: $(VENV)/.dev ## put the code into shape
 	$(RUN)/ruff format $(LINTED)
 
 unit: $(VENV)/.dev ## tests that start no server
-	$(RUN)/pytest -m "not triton and not export and not gpu"
+	$(RUN)/pytest -m "not triton and not export and not gpu and not manifests"
 
 e2e: $(VENV)/.dev ## tests on the real Triton
-	$(RUN)/pytest -m "triton and not export and not gpu"
+	$(RUN)/pytest -m "triton and not export and not gpu and not manifests"
 
 test-export: $(EXPORT_VENV)/.export ## tests of the exporter, some on the real Triton (needs PyTorch and npm)
 	$(EXPORT_VENV)/bin/pytest tests/export -m "export and not large"
@@ -85,5 +85,34 @@ bench-models: $(VENV)/.insightface $(TWINS)/.made ## batches, detection and past
 	$(RUN)/warmswap bench detect --repository $(TWINS)/small --published $(TWINS)/small-published/scrfd_2.5g.onnx
 	$(RUN)/warmswap bench paste --out out/paste
 
+MANIFEST_VENV := .venv-manifests
+CHECKOV_VENV := .venv-checkov
+.PHONY: manifests check-manifests checkov test-manifests
+
+$(MANIFEST_VENV)/.made: deploy/kubernetes/requirements.txt
+	python3 -m venv $(MANIFEST_VENV)
+	$(MANIFEST_VENV)/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+$(CHECKOV_VENV)/.made: deploy/kubernetes/requirements-checkov.txt
+	python3 -m venv $(CHECKOV_VENV)
+	$(CHECKOV_VENV)/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+manifests: $(MANIFEST_VENV)/.made ## render the chart's profiles, validate them for Kubernetes 1.29 to the newest
+	$(MANIFEST_VENV)/bin/python deploy/kubernetes/manifests.py
+	$(MAKE) checkov
+
+check-manifests: $(MANIFEST_VENV)/.made ## the same, but fail if what is committed differs
+	$(MANIFEST_VENV)/bin/python deploy/kubernetes/manifests.py --check
+	$(MAKE) checkov
+
+checkov: $(CHECKOV_VENV)/.made
+	$(CHECKOV_VENV)/bin/checkov --config-file deploy/kubernetes/checkov.yaml -d deploy/kubernetes/rendered
+
+test-manifests: $(VENV)/.dev $(MANIFEST_VENV)/.made ## Helm with wrong values, with everything on, twice in a namespace
+	$(MANIFEST_VENV)/bin/python -c "import sys; sys.path.insert(0, 'deploy/kubernetes'); import manifests; manifests.unpack_tools()"
+	$(RUN)/pytest tests/deploy -m manifests
+
 clean: ## remove what make made
-	rm -rf $(VENV) $(EXPORT_VENV) out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(EXPORT_VENV) $(MANIFEST_VENV) $(CHECKOV_VENV) out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

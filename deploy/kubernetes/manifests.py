@@ -117,7 +117,7 @@ def validate(text: str, kube_version: tuple[int, int], where: str, summary: Summ
             else:
                 kubernetes_validate.validate(manifest, f"{kube_version[0]}.{kube_version[1]}", strict=True)
         except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
-            at = "/".join(map(str, getattr(error, "absolute_path", None) or getattr(error, "path", ())))
+            at = "/".join(map(str, getattr(error, "absolute_path", ()) or getattr(error, "path", ())))
             summary.problems.append(f"{name}: {at}: {error.message}")
         summary.validated[f"{api} {kind}"] += 1
 
@@ -129,7 +129,7 @@ def documents(text: str) -> Iterator[dict[str, Any]]:
 
 def kube_versions() -> list[tuple[int, int]]:
     """Return the versions of Kubernetes to validate for, oldest first."""
-    newest = tuple(map(int, kubernetes_validate.latest_version().split(".")[:2]))
+    newest = tuple(map(int, str(kubernetes_validate.latest_version()).split(".")[:2]))
     return [(1, minor) for minor in range(OLDEST[1], newest[1] + 1)]
 
 
@@ -183,7 +183,8 @@ def _oldest_for(profile: Path) -> tuple[int, int]:
 def _strict_schema(module: str, kind: str) -> dict[str, Any]:
     """Return the schema of a custom resource in which unknown fields are errors."""
     schema: dict[str, Any] = getattr(importlib.import_module(module), kind).model_json_schema(by_alias=True)
-    return _closed(schema)
+    closed: dict[str, Any] = _closed(schema)
+    return closed
 
 
 def _closed(schema: Any) -> Any:

@@ -140,6 +140,15 @@ seccompProfile:
 {{- if and $v.knative.enabled (gt (int $v.knative.minScale) (int $v.knative.maxScale)) -}}
 {{- fail (printf "knative.minScale (%v) is above knative.maxScale (%v)" $v.knative.minScale $v.knative.maxScale) -}}
 {{- end -}}
+{{- if gt (int $v.autoscaling.keda.fallbackReplicas) (int $v.autoscaling.keda.maxReplicas) -}}
+{{- fail (printf "autoscaling.keda.fallbackReplicas (%v) is above autoscaling.keda.maxReplicas (%v)" $v.autoscaling.keda.fallbackReplicas $v.autoscaling.keda.maxReplicas) -}}
+{{- end -}}
+{{- if and $v.autoscaling.hpa.enabled (not $v.autoscaling.hpa.cpuPercent) (not $v.autoscaling.hpa.memoryPercent) -}}
+{{- fail "autoscaling.hpa.cpuPercent and autoscaling.hpa.memoryPercent are both 0: the HPA would have nothing to scale on; set one, or autoscaling.hpa.enabled=false" -}}
+{{- end -}}
+{{- if gt (float64 $v.keepAlive.maxLatencySeconds) (float64 $v.keepAlive.timeoutSeconds) -}}
+{{- fail (printf "keepAlive.maxLatencySeconds (%v) is above keepAlive.timeoutSeconds (%v): it could never be reached" $v.keepAlive.maxLatencySeconds $v.keepAlive.timeoutSeconds) -}}
+{{- end -}}
 {{- if and (eq (int $v.rollout.maxSurge) 0) (eq (int $v.rollout.maxUnavailable) 0) -}}
 {{- fail "rollout.maxSurge and rollout.maxUnavailable are both 0: no rollout could begin" -}}
 {{- end -}}
