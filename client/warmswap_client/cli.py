@@ -45,6 +45,7 @@ EXTRAS: Final = {
     "export": "export",
     "verify": "export",
     "bench": "loadtests",
+    "simulate-scaling": "loadtests",
 }
 """Which extra of the distribution brings the libraries of a command."""
 

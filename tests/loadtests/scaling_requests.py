@@ -34,7 +34,9 @@ def simulate_requests(
     chance = random.Random(seed)
     result = Exact()
     times = [
-        (step + place) * step_s for step, count in enumerate(arrivals) for place in sorted(chance.random() for _ in range(count))
+        (step + place) * step_s
+        for step, count in enumerate(arrivals)
+        for place in sorted(chance.random() for _ in range(count))
     ]
     events: list[tuple[float, int, int]] = [(time_s, 2, 0) for time_s in times]
     events += [(step * step_s, 1, count) for step, count in enumerate(serving)]

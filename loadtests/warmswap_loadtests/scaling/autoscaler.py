@@ -30,6 +30,7 @@ class Autoscaler:
     """One workload's."""
 
     def __init__(self, policy: Policy, begin: datetime, seconds: float, replicas: int) -> None:
+        """Begin with so many replicas, for a trace that is so long."""
         self._policy = policy
         self._begin = begin
         end = begin + timedelta(seconds=seconds)
@@ -43,7 +44,7 @@ class Autoscaler:
         self._least = max(1, policy.autoscaler.min_replicas)
 
     def poll(self, now_s: float, replicas: int, pending: float) -> int:
-        """Return the replicas after KEDA's look; ``pending`` as of now, from the source."""
+        """Return the replicas after KEDA's look; ``pending`` as of the last scrape, or now if more."""
         active = any(metric.kind == "pending" and pending > metric.activation for metric in self._policy.metric)
         active = active or any(window.active(self._clock(now_s)) for window, _ in self._windows)
         return self._activation.poll(now_s, replicas, active)

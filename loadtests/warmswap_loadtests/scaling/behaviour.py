@@ -39,7 +39,7 @@ class ScalingRules:
 
     Attributes:
         stabilization_window_s: The most careful recommendation within it holds.
-        select_policy: Which of several limits holds: ``Max`` the one that allows most, ``Min`` least, ``Disabled`` none.
+        select_policy: Which limit holds: ``Max`` the one that allows most, ``Min`` least; ``Disabled`` allows nothing.
         policies: The limits.
         tolerance: ``None`` = that of the cluster.
     """
@@ -58,6 +58,7 @@ class Behaviour:
     """What the controller remembers of its recommendations and of what it did."""
 
     def __init__(self, up: ScalingRules = DEFAULT_UP, down: ScalingRules = DEFAULT_DOWN) -> None:
+        """Remember nothing yet."""
         self._up = up
         self._down = down
         self._recommendations: deque[tuple[float, int]] = deque()
@@ -122,7 +123,7 @@ class Behaviour:
 
 
 def _select(rules: ScalingRules, limits: Iterable[int], direction: int) -> int:
-    """Return the limit that allows the largest change (``Max``) or the smallest; without limits, no change is limited."""
+    """Return the limit that allows the largest change (``Max``) or the smallest; without limits, one out of reach."""
     found = [direction * limit for limit in limits]
     if not found:
         return direction * 2**31

@@ -61,6 +61,7 @@ class CronWindow:
     """When a trigger is active within a span of time."""
 
     def __init__(self, trigger: CronTrigger, begin: datetime, end: datetime) -> None:
+        """Find all starts and ends from ``begin`` on, and the first of each after ``end``."""
         self._starts = list(_times(trigger.start, trigger.timezone, begin, end))
         self._ends = list(_times(trigger.end, trigger.timezone, begin, end))
 
@@ -75,7 +76,9 @@ class CronWindow:
 def _times(expression: str, timezone: str, begin: datetime, end: datetime) -> Iterator[float]:
     """Yield POSIX times from a moment before ``begin`` to the first after ``end``."""
     zone = ZoneInfo(timezone)
-    times = croniter(expression, (begin - timedelta(seconds=1)).astimezone(zone), ret_type=datetime, max_years_between_matches=8)
+    times = croniter(
+        expression, (begin - timedelta(seconds=1)).astimezone(zone), ret_type=datetime, max_years_between_matches=8
+    )
     end_s = end.timestamp()
     while True:
         try:

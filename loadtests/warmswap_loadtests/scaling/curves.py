@@ -16,17 +16,19 @@ HOUR_S: Final = 3_600.0
 
 
 def daily() -> Trace:
-    """A working day: a quiet night, a rise from 7 on, peaks at noon and at 20 h."""
+    """A working day: a quiet night (14 requests an hour), a rise from 7 on, peaks at noon and at 20 h."""
     times_s = np.arange(0.0, DAY_S + 1, 300.0)
     hours = times_s / HOUR_S
-    rates = 0.05 + 2.6 * _hill(hours, 12.5, 2.6) + 3.4 * _hill(hours, 20.0, 1.7)
+    rates = 0.004 + 2.6 * _hill(hours, 12.5, 2.6) + 3.4 * _hill(hours, 20.0, 1.7)
     return Trace("daily", DEFAULT_BEGIN, times_s, rates.round(4))
 
 
 def flash_crowd() -> Trace:
     """From 11 h: an even hour, then fifteen times as much within a minute, for twenty minutes, and back."""
     minutes = np.array([0.0, 60.0, 61.0, 81.0, 91.0, 150.0])
-    return Trace("flash-crowd", DEFAULT_BEGIN + timedelta(hours=11), minutes * 60.0, np.array([0.4, 0.4, 6.0, 6.0, 0.4, 0.4]))
+    return Trace(
+        "flash-crowd", DEFAULT_BEGIN + timedelta(hours=11), minutes * 60.0, np.array([0.4, 0.4, 6.0, 6.0, 0.4, 0.4])
+    )
 
 
 def silence_then_burst() -> Trace:
@@ -37,7 +39,12 @@ def silence_then_burst() -> Trace:
         begin_s = begin_h * HOUR_S
         times_s += [begin_s, begin_s + 1.0, begin_s + 600.0, begin_s + 601.0]
         rates += [0.0, 1.5, 1.5, 0.0]
-    return Trace("silence-then-burst", DEFAULT_BEGIN + timedelta(hours=5), np.array([*times_s, 8.0 * HOUR_S]), np.array([*rates, 0.0]))
+    return Trace(
+        "silence-then-burst",
+        DEFAULT_BEGIN + timedelta(hours=5),
+        np.array([*times_s, 8.0 * HOUR_S]),
+        np.array([*rates, 0.0]),
+    )
 
 
 CURVES: Final[dict[str, Callable[[], Trace]]] = {
@@ -48,4 +55,5 @@ CURVES: Final[dict[str, Callable[[], Trace]]] = {
 
 
 def _hill(hours: NDArray[np.float64], middle: float, width: float) -> NDArray[np.float64]:
-    return np.exp(-(((hours - middle) / width) ** 2))
+    hill: NDArray[np.float64] = np.exp(-(((hours - middle) / width) ** 2))
+    return hill

@@ -26,6 +26,7 @@ class Activation:
     """The state of one ScaledObject."""
 
     def __init__(self, options: KedaOptions, min_replicas: int) -> None:
+        """Begin with a target that was never seen active."""
         self._options = options
         self._min_replicas = min_replicas
         self._last_active_s: float | None = None

@@ -51,6 +51,7 @@ class Pods:
     """All pods of one workload."""
 
     def __init__(self, policy: Policy, measured: Measured, replicas: int) -> None:
+        """Begin with so many replicas that have served for long."""
         self._policy = policy
         self._measured = measured
         self._slots = Slots(policy.cluster, replicas)

@@ -13,10 +13,13 @@ from warmswap_loadtests.scaling.keda import KedaOptions
 
 MAY_BE_ZERO: Final = frozenset({
     "min_replicas", "schedule_s", "image_pull_s", "pre_pulled_s", "container_create_s", "endpoints_s", "placeholders",
-    "node_provision_s", "shared_slots", "node_idle_s", "tolerance", "cooldown_period_s", "activation", "scrape_s",
-    "initial_readiness_delay_s", "cpu_initialization_period_s",
+    "node_provision_s", "shared_slots", "node_idle_s", "tolerance", "cooldown_period_s", "activation",
+    "cpu_initialization_period_s",
 })  # fmt: skip
 """Of all figures of a policy, those that may be 0; the others must be above."""
+
+
+KEDA_DEFAULTS: Final = KedaOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Cluster:
     Attributes:
         placeholders: Pause pods that hold a node each, and give way to a replica at once.
         node_provision_s: From a pod without room to its node.
-        shared_slots: Replicas that find room on nodes which are there anyway, and which nobody pays for while it is free.
+        shared_slots: Replicas that find room on nodes which are there anyway; free room is not paid for.
         node_idle_s: How long a node without a replica is kept, and paid.
     """
 
@@ -90,7 +93,6 @@ class Scaler:
         sync_period_s: ``--horizontal-pod-autoscaler-sync-period``.
         tolerance: ``--horizontal-pod-autoscaler-tolerance``.
         scrape_s: Between two samples of a metric, each the mean since the one before.
-        initial_readiness_delay_s: ``--horizontal-pod-autoscaler-initial-readiness-delay``.
         cpu_initialization_period_s: ``--horizontal-pod-autoscaler-cpu-initialization-period``.
     """
 
@@ -99,7 +101,6 @@ class Scaler:
     sync_period_s: float = 15.0
     tolerance: float = DEFAULT_TOLERANCE
     scrape_s: float = 15.0
-    initial_readiness_delay_s: float = 30.0
     cpu_initialization_period_s: float = 300.0
 
 
@@ -138,15 +139,15 @@ class Policy:
 
     name: str
     summary: str = ""
-    replica: Replica = Replica()  # noqa: RUF009 (frozen)
-    start: Start = Start()  # noqa: RUF009
-    cluster: Cluster = Cluster()  # noqa: RUF009
-    autoscaler: Scaler = Scaler()  # noqa: RUF009
+    replica: Replica = Replica()
+    start: Start = Start()
+    cluster: Cluster = Cluster()
+    autoscaler: Scaler = Scaler()
     metric: tuple[Metric, ...] = ()
     cron: tuple[CronTrigger, ...] = ()
     scale_up: ScalingRules = DEFAULT_UP
     scale_down: ScalingRules = DEFAULT_DOWN
-    keda: KedaOptions = KedaOptions()  # noqa: RUF009
+    keda: KedaOptions = KEDA_DEFAULTS
 
     def __post_init__(self) -> None:
         """Refuse what no cluster would accept.

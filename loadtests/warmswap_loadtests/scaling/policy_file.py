@@ -1,12 +1,12 @@
 """Policies in TOML. Strict: what is not known is refused, with what is.
 
-    [[policy]]                       one table per policy; all of its parts have defaults but a name and a trigger
-    name = "pending"
-    [policy.replica]                 see ``policy.Replica``; so for start, cluster, autoscaler, keda
-    [[policy.metric]]                kind = "cpu" or "pending", target
-    [[policy.cron]]                  timezone, start, end, replicas
-    [policy.scale_up]                stabilization_window_s, select_policy, tolerance, policies = [{type, value, period_s}]
-    [policy.scale_down]
+[[policy]]                       one table per policy; all of its parts have defaults but a name and a trigger
+name = "pending"
+[policy.replica]                 see ``policy.Replica``; so for start, cluster, autoscaler, keda
+[[policy.metric]]                kind = "cpu" or "pending", target
+[[policy.cron]]                  timezone, start, end, replicas
+[policy.scale_up]                stabilization_window_s, select_policy, tolerance, policies = [{type, value, period_s}]
+[policy.scale_down]
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ LISTS: Final[Mapping[str, type]] = {"metric": Metric, "cron": CronTrigger}
 RULES: Final = {"scale_up": DEFAULT_UP, "scale_down": DEFAULT_DOWN}
 
 
+def shipped_text() -> str:
+    """Return the file of the comparison set of the package."""
+    return files(__package__).joinpath(SHIPPED).read_text(encoding="utf-8")
+
+
 def shipped_policies() -> list[Policy]:
     """Return the comparison set of the package."""
-    return parse_policies(files(__package__).joinpath(SHIPPED).read_text(encoding="utf-8"), SHIPPED)
+    return parse_policies(shipped_text(), SHIPPED)
 
 
 def read_policies(path: Path) -> list[Policy]:
@@ -77,7 +82,9 @@ def parse_policies(text: str, name: str) -> list[Policy]:
 def _policy(entry: Mapping[str, Any], where: str) -> Policy:
     known = ["name", "summary", *TABLES, *LISTS, *RULES]
     _refuse_unknown(entry, known, where)
-    values: dict[str, Any] = {key: _typed(entry[key], str, f"{where}: {key}") for key in ("name", "summary") if key in entry}
+    values: dict[str, Any] = {
+        key: _typed(entry[key], str, f"{where}: {key}") for key in ("name", "summary") if key in entry
+    }
     if not values.get("name"):
         raise PolicyError(f"{where}: give it a name")
     where = f"{where} ({values['name']})"
@@ -104,7 +111,9 @@ def _rules(entry: Any, default: ScalingRules, where: str) -> ScalingRules:
     if limits is None:
         return made
     items = _typed(limits, list, f"{where}: policies")
-    return replace(made, policies=tuple(_made(RatePolicy, item, f"{where}: policies {n}") for n, item in enumerate(items, 1)))
+    return replace(
+        made, policies=tuple(_made(RatePolicy, item, f"{where}: policies {n}") for n, item in enumerate(items, 1))
+    )
 
 
 def _made(kind: type, entry: Any, where: str) -> Any:

@@ -7,7 +7,7 @@ alike). Service takes a fixed time s, so the cumulative number of starts S obeys
 
 which is exact for a D service in c places; here it is evaluated once a step and everything is linear within a step.
 Approximations, all below one step: requests of a step are spread evenly over it, places become free evenly too. With
-s below the step the second term is c * step / s, the throughput of c places, and waits shorter than a step are not seen.
+s below the step, c * step / s is what c places can do in it, and waits shorter than a step are not seen.
 Whoever has waited ``timeout_s`` gives up and takes no place. A replica that loads with its first request serves it for
 ``first_s``, all of its places blocked until it has loaded; each start picks among the idle replicas at random, which
 gives the expected number of such first requests, made whole by carrying the fraction on. ``tests/loadtests`` compares
@@ -26,6 +26,7 @@ class Delayed:
     """A cumulative curve, linear within steps, and its past."""
 
     def __init__(self, step_s: float) -> None:
+        """Begin at zero."""
         self._step_s = step_s
         self.values = [0.0]
 
@@ -57,6 +58,7 @@ class Queue:
     """
 
     def __init__(self, replica: Replica, measured: Measured, step_s: float) -> None:
+        """Begin empty."""
         self._places = replica.concurrency
         self._timeout_s = replica.timeout_s
         self._activator = replica.activator
@@ -123,7 +125,7 @@ class Queue:
         return max(0.0, places + done - self._started.values[-1])
 
     def _blocked(self) -> float:
-        """Return the places that replicas which load keep from others, beyond the one of a request in its usual time."""
+        """Return the places that replicas which load keep from others, beyond those of requests in their usual time."""
         if not self._cold.values[-1]:
             return 0.0
         extra_s = self._first_s - self._service_s

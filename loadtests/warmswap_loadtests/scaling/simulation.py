@@ -18,7 +18,7 @@ from warmswap_loadtests.scaling.trace import Trace
 from warmswap_loadtests.scaling.waits import Waits, measure_waits
 
 INITIAL_USE: Final = 0.7
-"""At the begin of a trace there are the replicas that its first rate keeps this busy, warm, or the least that is allowed."""
+"""A trace begins with the warm replicas that its first rate keeps this busy, or the least that is allowed."""
 
 Ints = NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def simulate(policy: Policy, measured: Measured, trace: Trace, step_s: float = 1
         before = pods.total
         target = before
         if step % poll == 0:
-            target = autoscaler.poll(now_s, target, queue.backlog + queue.in_flight)
+            target = autoscaler.poll(now_s, target, max(seen_pending, queue.backlog + queue.in_flight))
         if step % sync == 0:
             cpu = seen_busy * policy.replica.cpu_when_busy
             seen = Seen(seen_pending, lambda now_s=now_s, cpu=cpu, at_s=sample_s: pods.cpu_sample(now_s, at_s, cpu))  # type: ignore[misc]

@@ -10,13 +10,14 @@ from warmswap_loadtests.scaling.policy import Cluster
 class Slots:
     """Nodes that hold one replica each.
 
-    A new replica takes, in this order: a shared slot, a node that stands idle, the node of a placeholder (which orders a
-    new one), a new node. A node without a replica is first given to a placeholder that waits, and then kept for
-    ``node_idle_s``. Every replica is paid from its creation on, that is while its node is made too; so are idle nodes and
-    all placeholders.
+    A new replica takes, in this order: a shared slot, a node that stands idle, the node of a placeholder (which
+    orders a new one), a new node. A node without a replica is first given to a placeholder that waits, and then kept
+    for ``node_idle_s``. Every replica is paid from its creation on, that is while its node is made too; so are idle
+    nodes and all placeholders.
     """
 
     def __init__(self, cluster: Cluster, replicas: int) -> None:
+        """Begin with a node for each replica, and all placeholders in place."""
         self._cluster = cluster
         self._shared_free = max(0, cluster.shared_slots - replicas)
         self._shared_used = cluster.shared_slots - self._shared_free

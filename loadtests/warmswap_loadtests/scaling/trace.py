@@ -1,8 +1,8 @@
 """A trace: how many requests arrive a second, over time.
 
-A CSV file with the header ``time_s,requests_per_s`` or ``timestamp,requests_per_s``. Times are seconds, or ISO 8601 with
-the offset to UTC (``2026-11-23T08:00:00+00:00``), and go up. Between two rows the rate goes straight from one to the
-other; the last row is the end. Lines that are empty or begin with ``#`` are skipped.
+A CSV file with the header ``time_s,requests_per_s`` or ``timestamp,requests_per_s``. Times are seconds, or ISO 8601
+with the offset to UTC (``2026-11-23T08:00:00+00:00``), and go up. Between two rows the rate goes straight from one
+to the other; the last row is the end. Lines that are empty or begin with ``#`` are skipped.
 """
 
 from __future__ import annotations

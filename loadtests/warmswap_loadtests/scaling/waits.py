@@ -27,7 +27,7 @@ class Waits:
         p99_s: 99th percentile.
         max_s: Longest.
         total_s: Sum.
-        waited_for_start: Requests that came while no replica served, and were served later.
+        waited_for_start: (steps,) requests that came in each step while no replica served, and were served later.
     """
 
     mean_s: float
@@ -35,10 +35,7 @@ class Waits:
     p99_s: float
     max_s: float
     total_s: float
-    waited_for_start: float
-
-
-NOBODY: Final = Waits(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    waited_for_start: NDArray[np.float64]
 
 
 def measure_waits(
@@ -55,11 +52,11 @@ def measure_waits(
     """
     arrived, heads, started = np.asarray(queue.arrived), np.asarray(queue.heads), np.asarray(queue.started)
     stride = max(1, math.ceil(started[-1] / MOST_POINTS))
-    # Requests are counted along the curve of starts, which those who gave up are not part of. A hair is left of its end:
-    # sums of fractions may stop short of the last whole request.
+    # Requests are counted along the curve of starts, which those who gave up are not part of. A hair is left of its
+    # end: sums of fractions may stop short of the last whole request.
     count = np.arange(0.0, started[-1] - 1e-6, stride)
     if not len(count):
-        return NOBODY
+        return Waits(0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(len(serving)))
     start_step, start_s = _moments(count, started[:-1], started[1:] + 1e-9, step_s)
     index = heads[start_step] + np.maximum(0.0, count - started[start_step])
     came_step, came_s = _moments(index, arrived[:-1], arrived[1:], step_s)
@@ -76,7 +73,7 @@ def measure_waits(
         p99_s=_quantile(values, mass, 0.99),
         max_s=float(values[-1]),
         total_s=sum_s,
-        waited_for_start=float(from_nothing.sum() * stride),
+        waited_for_start=np.bincount(came_step[from_nothing], minlength=len(serving)) * float(stride),
     )
 
 
