@@ -140,8 +140,9 @@ def _line(figures: Mapping[str, Any]) -> str:
 
 
 def _bad_percent(figures: Mapping[str, Any]) -> float:
+    requests: int = figures["requests"]
     bad: int = figures["served_cold"] + figures["lost"]
-    return 100.0 * bad / max(1, figures["requests"])
+    return 100.0 * bad / max(1, requests)
 
 
 def _share_limits(axes_list: Sequence[Axes]) -> None:

@@ -16,8 +16,6 @@ with a simulation of every single request.
 
 from __future__ import annotations
 
-import math
-
 from warmswap_loadtests.scaling.measured import Measured
 from warmswap_loadtests.scaling.policy import Replica
 
@@ -135,8 +133,8 @@ class Queue:
     def _meet_fresh(self, starts: float, serving: int) -> int:
         if not self._tickets or starts <= 0:
             return 0
-        idle = max(self._tickets, serving - self.in_flight / self._places, 1.0)
-        self._carry += self._tickets * -math.expm1(-starts / idle)
+        idle = max(self._tickets, serving - self.in_flight / self._places)
+        self._carry += self._tickets * min(1.0, starts / idle)
         met = min(int(self._carry + 1e-9), self._tickets)
         self._carry -= met
         self._tickets -= met

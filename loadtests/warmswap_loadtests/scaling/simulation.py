@@ -100,7 +100,7 @@ def simulate(policy: Policy, measured: Measured, trace: Trace, step_s: float = 1
         target = before
         if step % poll == 0:
             target = autoscaler.poll(now_s, target, max(seen_pending, queue.backlog + queue.in_flight))
-        if step % sync == 0:
+        if step % sync == 0 and target == before:  # what KEDA has just set, the other controller sees a period later
             cpu = seen_busy * policy.replica.cpu_when_busy
             seen = Seen(seen_pending, lambda now_s=now_s, cpu=cpu, at_s=sample_s: pods.cpu_sample(now_s, at_s, cpu))  # type: ignore[misc]
             target = autoscaler.sync(now_s, target, seen)

@@ -14,6 +14,9 @@ from warmswap_loadtests.scaling.queueing import Queue
 MOST_POINTS: Final = 2_000_000
 """Above this many requests every n-th one is looked at."""
 
+HAIR: Final = 1e-7
+"""Of a request: sums of fractions must not put its start where the one before it has been."""
+
 Floats = NDArray[np.float64]
 
 
@@ -52,14 +55,13 @@ def measure_waits(
     """
     arrived, heads, started = np.asarray(queue.arrived), np.asarray(queue.heads), np.asarray(queue.started)
     stride = max(1, math.ceil(started[-1] / MOST_POINTS))
-    # Requests are counted along the curve of starts, which those who gave up are not part of. A hair is left of its
-    # end: sums of fractions may stop short of the last whole request.
-    count = np.arange(0.0, started[-1] - 1e-6, stride)
+    # Requests are counted along the curve of starts, which those who gave up are not part of.
+    count = np.arange(0.0, started[-1] - 2 * HAIR, stride)
     if not len(count):
         return Waits(0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(len(serving)))
-    start_step, start_s = _moments(count, started[:-1], started[1:] + 1e-9, step_s)
+    start_step, start_s = _moments(count + HAIR, started[:-1], started[1:], step_s)
     index = heads[start_step] + np.maximum(0.0, count - started[start_step])
-    came_step, came_s = _moments(index, arrived[:-1], arrived[1:], step_s)
+    came_step, came_s = _moments(index + HAIR, arrived[:-1], arrived[1:], step_s)
     waits = np.clip(start_s - came_s, 0.0, timeout_s)
     from_nothing = serving[came_step] == 0
     weights = np.full(waits.shape, float(stride))
