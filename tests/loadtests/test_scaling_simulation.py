@@ -17,6 +17,7 @@ from warmswap_loadtests.scaling.measured import Measured, find_measured
 from warmswap_loadtests.scaling.pods import Pods, start_times
 from warmswap_loadtests.scaling.policy import Cluster, Metric, Policy, Replica, Scaler, Start
 from warmswap_loadtests.scaling.policy_file import shipped_policies
+from warmswap_loadtests.scaling.scrapes import Sample, Scrapes
 from warmswap_loadtests.scaling.simulation import Run, simulate
 from warmswap_loadtests.scaling.slots import Slots
 from warmswap_loadtests.scaling.trace import DEFAULT_BEGIN, Trace
@@ -228,3 +229,13 @@ def test_a_course_keeps_what_is_summed() -> None:
     assert len({len(values) for values in pieces.values()}) == 1
     assert sum(pieces["lost"]) == pytest.approx(result.lost[-1], rel=1e-3)
     assert max(pieces["backlog"]) == pytest.approx(result.backlog.max(), rel=1e-3)
+
+
+def test_a_sample_is_a_mean_and_comes_late() -> None:
+    scrapes = Scrapes(Scaler(scrape_s=3.0, metrics_delay_s=2.0), 1.0, Sample(0.0, 9.0, 0.9))
+    seen = []
+    for step, waiting in enumerate([0.0, 3.0, 6.0, 8.0, 8.0, 8.0]):
+        seen.append(scrapes.look(float(step)).pending)
+        scrapes.add(waiting, 1.0, 2)
+    assert seen == [9.0, 9.0, 9.0, 9.0, 9.0, 4.0]
+    assert scrapes.look(6.0) == Sample(3.0, 4.0, 0.5)

@@ -14,6 +14,7 @@ from warmswap_loadtests.scaling.keda import KedaOptions
 MAY_BE_ZERO: Final = frozenset({
     "min_replicas", "schedule_s", "image_pull_s", "pre_pulled_s", "container_create_s", "endpoints_s", "placeholders",
     "node_provision_s", "shared_slots", "node_idle_s", "tolerance", "cooldown_period_s", "activation",
+    "metrics_delay_s",
     "cpu_initialization_period_s",
 })  # fmt: skip
 """Of all figures of a policy, those that may be 0; the others must be above."""
@@ -93,6 +94,7 @@ class Scaler:
         sync_period_s: ``--horizontal-pod-autoscaler-sync-period``.
         tolerance: ``--horizontal-pod-autoscaler-tolerance``.
         scrape_s: Between two samples of a metric, each the mean since the one before.
+        metrics_delay_s: From a sample until the autoscaler can read it.
         cpu_initialization_period_s: ``--horizontal-pod-autoscaler-cpu-initialization-period``.
     """
 
@@ -101,6 +103,7 @@ class Scaler:
     sync_period_s: float = 15.0
     tolerance: float = DEFAULT_TOLERANCE
     scrape_s: float = 15.0
+    metrics_delay_s: float = 5.0
     cpu_initialization_period_s: float = 300.0
 
 

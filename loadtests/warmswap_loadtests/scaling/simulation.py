@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from warmswap_loadtests.scaling.measured import Measured
 from warmswap_loadtests.scaling.pods import Pods
 from warmswap_loadtests.scaling.policy import Policy
 from warmswap_loadtests.scaling.queueing import Queue
+from warmswap_loadtests.scaling.scrapes import Sample, Scrapes
 from warmswap_loadtests.scaling.trace import Trace
 from warmswap_loadtests.scaling.waits import Waits, measure_waits
 
@@ -78,41 +80,29 @@ def simulate(policy: Policy, measured: Measured, trace: Trace, step_s: float = 1
     autoscaler = Autoscaler(policy, trace.begin, trace.seconds, replicas)
     pods = Pods(policy, measured, replicas)
     queue = Queue(policy.replica, measured, step_s)
-    scrape, sync = _every(scaler.scrape_s, step_s), _every(scaler.sync_period_s, step_s)
-    poll = _every(policy.keda.polling_interval_s, step_s)
     places = policy.replica.concurrency
-    columns = [np.zeros(steps, np.int64) for _ in range(3)]
-    wanted, serving, paid = columns
-    backlog = np.zeros(steps)
-    lost = np.zeros(steps)
-    lost_waiting = 0.0
-    pending_sum = busy_sum = places_sum = 0.0
-    seen_pending, seen_busy, sample_s = _steady(trace, measured, replicas, places), 0.0, 0.0
-    seen_busy = min(1.0, seen_pending / max(1, replicas * places))
+    scrapes = Scrapes(scaler, step_s, _before(trace, measured, replicas * places))
+    sync, poll = _every(scaler.sync_period_s, step_s), _every(policy.keda.polling_interval_s, step_s)
+    wanted, serving, paid = (np.zeros(steps, np.int64) for _ in range(3))
+    backlog, lost = np.zeros(steps), np.zeros(steps)
+    gave_up = 0.0
     for step, count in enumerate(arrivals.tolist()):
         now_s = step * step_s
         fresh = pods.advance(now_s)
-        if step and step % scrape == 0:
-            seen_pending, sample_s = pending_sum / scrape, now_s
-            seen_busy = busy_sum / places_sum if places_sum else 0.0
-            pending_sum = busy_sum = places_sum = 0.0
-        before = pods.total
-        target = before
+        seen = scrapes.look(now_s)
+        before = target = pods.total
         if step % poll == 0:
-            target = autoscaler.poll(now_s, target, max(seen_pending, queue.backlog + queue.in_flight))
+            target = autoscaler.poll(now_s, target, max(seen.pending, queue.backlog + queue.in_flight))
         if step % sync == 0 and target == before:  # what KEDA has just set, the other controller sees a period later
-            cpu = seen_busy * policy.replica.cpu_when_busy
-            seen = Seen(seen_pending, lambda now_s=now_s, cpu=cpu, at_s=sample_s: pods.cpu_sample(now_s, at_s, cpu))  # type: ignore[misc]
-            target = autoscaler.sync(now_s, target, seen)
+            cpu = partial(pods.cpu_sample, now_s, seen.time_s, seen.busy * policy.replica.cpu_when_busy)
+            target = autoscaler.sync(now_s, target, Seen(seen.pending, cpu))
         if target != before:
             pods.scale(now_s, target)
         queue.step(count, pods.serving, fresh)
-        pending_sum += queue.backlog + queue.in_flight
-        busy_sum += queue.in_flight
-        places_sum += max(pods.serving * places, queue.in_flight)
-        lost_waiting += queue.heads[-1] - queue.served_to[-1]
+        scrapes.add(queue.backlog, queue.in_flight, pods.serving * places)
+        gave_up += queue.heads[-1] - queue.served_to[-1]
         wanted[step], serving[step], paid[step] = target, pods.serving, pods.paid(now_s)
-        backlog[step], lost[step] = queue.backlog, lost_waiting + queue.lost_at_once
+        backlog[step], lost[step] = queue.backlog, gave_up + queue.lost_at_once
     cold_extra_s = measured.first_s - measured.steady_s if measured.first_is_cold else 0.0
     return Run(
         step_s=step_s,
@@ -137,9 +127,10 @@ def _initial(policy: Policy, capacity_per_s: float, trace: Trace) -> int:
     return min(max(needed, floor, policy.autoscaler.min_replicas), policy.autoscaler.max_replicas)
 
 
-def _steady(trace: Trace, measured: Measured, replicas: int, places: int) -> float:
-    """Return the requests in work at the first rate, which is what a scrape before the begin would have seen."""
-    return min(float(trace.rates[0]) * measured.steady_s, float(replicas * places))
+def _before(trace: Trace, measured: Measured, places: int) -> Sample:
+    """Return what a scrape before the begin would have seen, at the first rate."""
+    busy = min(float(trace.rates[0]) * measured.steady_s, float(places))
+    return Sample(0.0, busy, busy / max(1, places))
 
 
 def _every(period_s: float, step_s: float) -> int:
