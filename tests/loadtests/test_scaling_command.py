@@ -178,6 +178,7 @@ def test_sentences_say_what_the_figures_say() -> None:
     back = comparison_sentence("one", "zero", compare(warm, cold))
     assert back == "zero costs 5.00 less than one, with 90 more served cold, 10 more lost and 400 s more of waiting."
     assert compare(cold, cold)["cost_per_spared"] is None
+    assert compare(warm, figures_with(9.0, 5, 0, 0.0))["cost_per_spared"] is None  # more is paid, for worse
     assert "costs as much as" in comparison_sentence("zero", "same", compare(cold, cold))
     assert price_sentence(0.25) == (
         "At 0.25 an hour, one replica that is always warm costs 6.00 a day and 182 a month of 730 hours."

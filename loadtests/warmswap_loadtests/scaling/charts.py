@@ -17,8 +17,11 @@ from warmswap_loadtests.scaling.table import scale_text
 
 COLOURS: Final = ("#D55E00", "#E69F00", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#8C6BB1", "#666666")
 """Of Okabe and Ito as far as they go; every policy has its own row, or its name beside it, too."""
+MARKERS: Final = ("o", "s", "D", "^", "v", "P", "X", "h")
 COLD: Final = "#b00020"
 SERVING_SHADE: Final = 0.3
+
+_POINT: Final[Mapping[str, Any]] = {"markersize": 10, "linestyle": "none", "markeredgecolor": "white", "alpha": 0.9}
 
 Results = Mapping[str, Any]
 
@@ -58,8 +61,8 @@ def cost_chart(results: Results, theme: Theme) -> bytes:
     left, right = figure.subplots(1, 2)
     figures = results["figures"]
     costs = [item["cost"] for item in figures.values()]
-    _scatter(left, list(figures), costs, [item["wait_mean_s"] for item in figures.values()], theme)
-    _scatter(right, list(figures), costs, [_bad_percent(item) for item in figures.values()], theme)
+    _scatter(left, costs, [item["wait_mean_s"] for item in figures.values()])
+    _scatter(right, costs, [_bad_percent(item) for item in figures.values()])
     left.set_title("Mean wait of a request that was served, seconds", loc="left", fontsize=11, color=theme.ink)
     right.set_title("Requests served cold or lost, per cent", loc="left", fontsize=11, color=theme.ink)
     for axes in (left, right):
@@ -70,6 +73,11 @@ def cost_chart(results: Results, theme: Theme) -> bytes:
         f"Cost against waiting, trace {settings['trace']}{scale_text(settings['scale'])}: lower left is better",
         color=theme.ink, fontsize=12, x=0.01, ha="left",
     )  # fmt: skip
+    handles = [
+        Line2D([], [], color=_colour(number), marker=_marker(number), label=name, **_POINT)
+        for number, name in enumerate(figures)
+    ]
+    _place_legend(figure, handles, theme)
     return png(figure, theme)
 
 
@@ -110,26 +118,12 @@ def _draw_backlog(axes: Axes, course: Mapping[str, Any], colour: str, theme: The
                   color=COLD, markerfacecolor=face, transform=axes.get_xaxis_transform())  # fmt: skip
 
 
-def _scatter(axes: Axes, names: Sequence[str], xs: Sequence[float], ys: Sequence[float], theme: Theme) -> None:
-    axes.set_xlim(0, max(xs) * 1.25 or 1)
-    axes.set_ylim(-0.04 * max(*ys, 1e-6), 1.15 * max(*ys, 1e-6))
-    heights = _spread(ys, 0.052 * 1.19 * max(*ys, 1e-6))
-    for number, (name, x, y) in enumerate(zip(names, xs, ys, strict=True)):
-        axes.plot([x], [y], marker="o", markersize=9, color=_colour(number), linestyle="none", markeredgecolor="white")
-        axes.annotate(
-            name, (x, y), xytext=(x + 0.02 * axes.get_xlim()[1], heights[number]), textcoords="data", va="center",
-            fontsize=9, color=theme.ink,
-            arrowprops={"arrowstyle": "-", "color": theme.faint, "linewidth": 0.8, "shrinkB": 4},
-        )  # fmt: skip
-
-
-def _spread(ys: Sequence[float], gap: float) -> list[float]:
-    """Return heights for labels, in the order of the points, at least ``gap`` apart."""
-    placed = list(ys)
-    last = float("-inf")
-    for number in sorted(range(len(ys)), key=lambda place: ys[place]):
-        last = placed[number] = max(ys[number], last + gap)
-    return placed
+def _scatter(axes: Axes, xs: Sequence[float], ys: Sequence[float]) -> None:
+    most = max(*ys, 1e-6)
+    for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        axes.plot([x], [y], color=_colour(number), marker=_marker(number), **_POINT)
+    axes.set_xlim(0, max(*xs, 1e-6) * 1.1)
+    axes.set_ylim(-0.04 * most, 1.12 * most)
 
 
 def _line(figures: Mapping[str, Any]) -> str:
@@ -172,6 +166,10 @@ def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def _marker(number: int) -> str:
+    return MARKERS[number % len(MARKERS)]
+
+
 def _legend(figure: Figure, theme: Theme) -> None:
     handles = [
         Line2D([], [], color=theme.ink, linewidth=1.3, label="replicas wanted"),
@@ -181,6 +179,10 @@ def _legend(figure: Figure, theme: Theme) -> None:
         Line2D([], [], color=COLD, marker="o", markerfacecolor="none", linestyle="none", label="served cold"),
         Line2D([], [], color=COLD, marker="x", markersize=4, linestyle="none", label="lost"),
     ]
-    legend = figure.legend(handles=handles, loc="outside lower left", ncols=6, frameon=False, fontsize=9)
+    _place_legend(figure, handles, theme)
+
+
+def _place_legend(figure: Figure, handles: Sequence[Any], theme: Theme) -> None:
+    legend = figure.legend(handles=handles, loc="outside lower left", ncols=8, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(theme.ink)
