@@ -239,3 +239,10 @@ def test_a_sample_is_a_mean_and_comes_late() -> None:
         scrapes.add(waiting, 1.0, 2)
     assert seen == [9.0, 9.0, 9.0, 9.0, 9.0, 4.0]
     assert scrapes.look(6.0) == Sample(3.0, 4.0, 0.5)
+
+
+def test_those_who_gave_up_have_waited_too() -> None:
+    result = run(replace(PENDING, autoscaler=Scaler(max_replicas=1)), constant(3.0, 1200.0))
+    figures = summarise(result, 1.0)
+    assert figures["lost"] > 2000
+    assert figures["wait_total_s"] == pytest.approx(figures["lost"] * 30.0 + result.waits.total_s, rel=1e-3)

@@ -20,7 +20,7 @@ def summarise(run: Run, price_per_hour: float) -> Figures:
     """Return the figures of one run.
 
     ``served_cold`` are requests that a replica loaded for, and those that came while no replica served and were served
-    later. ``short_s`` is how long the trace asked for more than the replicas in service can do.
+    later. ``wait_total_s`` counts those who gave up too. ``short_s`` is how long the trace asked for more than the replicas in service can do.
     """
     requests = int(run.arrivals.sum())
     lost = round(float(run.lost[-1]))
@@ -40,7 +40,7 @@ def summarise(run: Run, price_per_hour: float) -> Figures:
         "wait_p50_s": round(run.waits.p50_s, 3),
         "wait_p99_s": round(run.waits.p99_s, 3),
         "wait_max_s": round(run.waits.max_s, 3),
-        "wait_total_s": round(run.waits.total_s, 1),
+        "wait_total_s": round(run.waits.total_s + run.gave_up_s, 1),
         "replica_hours": round(float(run.wanted.sum()) * run.step_s / HOUR_S, 3),
         "paid_hours": round(paid_hours, 3),
         "cost": round(paid_hours * price_per_hour, 4),

@@ -41,6 +41,7 @@ class Run:
         lost: Requests that gave up or found nobody, cumulative.
         capacity_per_s: What one replica can do.
         waiting: Requests that still waited at the end.
+        gave_up_s: What those who gave up had waited, summed.
         waits: Of those served.
     """
 
@@ -55,6 +56,7 @@ class Run:
     lost: NDArray[np.float64]
     capacity_per_s: float
     waiting: int
+    gave_up_s: float
     waits: Waits
 
 
@@ -116,6 +118,7 @@ def simulate(policy: Policy, measured: Measured, trace: Trace, step_s: float = 1
         lost=lost,
         capacity_per_s=capacity_per_s,
         waiting=round(queue.backlog),
+        gave_up_s=gave_up * policy.replica.timeout_s,
         waits=measure_waits(queue, step_s, serving, policy.replica.timeout_s, cold_extra_s),
     )
 

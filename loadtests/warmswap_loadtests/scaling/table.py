@@ -29,7 +29,8 @@ _CELLS: Final[tuple[Callable[[Figures], str], ...]] = (
 NOTE: Final = (
     "Served cold: a replica loaded its models for the request, or the request came while no replica served. Lost: "
     "waited longer than a client does, or found nobody. Too few for: how long the trace asked for more than "
-    "the replicas in service can do. Paid: replicas from their creation on, idle nodes and placeholders."
+    "the replicas in service can do. Paid: replicas from their creation on, idle nodes and "
+    "placeholders. The waits of the table are of those served; the sums of waiting count those who gave up too."
 )
 
 
