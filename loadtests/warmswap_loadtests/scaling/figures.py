@@ -20,7 +20,8 @@ def summarise(run: Run, price_per_hour: float) -> Figures:
     """Return the figures of one run.
 
     ``served_cold`` are requests that a replica loaded for, and those that came while no replica served and were served
-    later. ``wait_total_s`` counts those who gave up too. ``short_s`` is how long the trace asked for more than the replicas in service can do.
+    later. ``wait_total_s`` counts those who gave up too. ``short_s`` is how long the trace asked for more than the
+    replicas in service can do.
     """
     requests = int(run.arrivals.sum())
     lost = round(float(run.lost[-1]))
