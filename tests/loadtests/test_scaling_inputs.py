@@ -1,6 +1,7 @@
 """Traces, policies and measured figures: what is read, and every message about what cannot be."""
 
 import json
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +158,14 @@ def test_wrong_policies(text: str, named: str) -> None:
 def test_a_policy_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="cannot read the policies"):
         read_policies(tmp_path / "nowhere.toml")
+
+
+def test_the_policy_of_the_readme_can_be_read() -> None:
+    readme = (Path(__file__).parents[2] / "loadtests" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(\[\[policy]].*?)```", readme, flags=re.DOTALL)
+    (policy,) = parse_policies(example, "README.md")
+    assert policy.cron[0].replicas == 4
+    assert policy.autoscaler.max_replicas == 50
 
 
 def test_the_shipped_set_compares_what_it_should() -> None:
