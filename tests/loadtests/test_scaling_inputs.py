@@ -85,6 +85,12 @@ def test_a_trace_that_is_too_long_for_its_steps_is_refused() -> None:
         trace.arrivals(1.0, 0)
 
 
+def test_more_requests_than_can_be_counted_are_refused() -> None:
+    trace = parse_trace([SECONDS, "0,1e300", "10,0"], "t", "t.csv")
+    with pytest.raises(TraceError, match=r"1e\+300 requests in a step of 1 s are more than 1e\+09"):
+        trace.arrivals(1.0, 0)
+
+
 def test_shipped_traces_have_the_shapes_they_are_named_for() -> None:
     daily, crowd, silence = (CURVES[name]() for name in ("daily", "flash-crowd", "silence-then-burst"))
     assert daily.seconds == 86_400
@@ -135,6 +141,7 @@ def test_a_policy_is_read_with_its_defaults() -> None:
         (NAMED + '[[policy.metric]]\nkind = "cpu"\n', "metric 1: target is missing"),
         (NAMED + '[[policy.metric]]\nkind = "gpu"\ntarget = 1\n', "kind must be one of cpu, pending, got 'gpu'"),
         (NAMED + '[[policy.metric]]\nkind = "cpu"\ntarget = 0\n', "target must be above 0, got 0"),
+        (NAMED + '[[policy.metric]]\nkind = "cpu"\ntarget = 0.7\n', "a whole number of per cent, got 0.7"),
         (NAMED, "nothing to scale on"),
         (NAMED + '[policy.autoscaler]\nmin_replicas = 0\n[[policy.metric]]\nkind = "cpu"\ntarget = 70\n', "wakes it"),
         (NAMED + '[policy.scale_up]\nselect_policy = "Most"\n' + METRIC, "one of Max, Min, Disabled, got 'Most'"),

@@ -163,6 +163,11 @@ class Policy:
         limits = (*self.scale_up.policies, *self.scale_down.policies)
         for limit in limits:
             _check_range(self.name, limit)
+        for metric in self.metric:
+            if metric.kind == "cpu" and metric.target != round(metric.target):
+                raise PolicyError(
+                    f"policy {self.name!r}: target of cpu must be a whole number of per cent, got {metric.target:g}"
+                )
         if not self.metric and not self.cron:
             raise PolicyError(f"policy {self.name!r}: nothing to scale on: give [[policy.metric]] or [[policy.cron]]")
         least, most = self.autoscaler.min_replicas, self.autoscaler.max_replicas

@@ -114,7 +114,7 @@ class Queue:
         self.heads.append(max(end, self._arrived.before(self._timeout_s)))
 
     def _room(self, serving: int) -> float:
-        places = serving * self._places - (self._blocked() if self._cold.values[-1] else 0.0)
+        places = serving * self._places - self._blocked(ahead=1)
         if places <= 0:
             return 0.0
         if self._service_s < self._step_s:
@@ -122,13 +122,13 @@ class Queue:
         done = self._started.before(self._service_s, ahead=1)
         return max(0.0, places + done - self._started.values[-1])
 
-    def _blocked(self) -> float:
+    def _blocked(self, ahead: int = 0) -> float:
         """Return the places that replicas which load keep from others, beyond those of requests in their usual time."""
         if not self._cold.values[-1]:
             return 0.0
         extra_s = self._first_s - self._service_s
-        longer = self._cold.before(self._service_s) - self._cold.before(self._first_s)
-        return longer + (self._places - 1) * (self._cold.values[-1] - self._cold.before(extra_s))
+        longer = self._cold.before(self._service_s, ahead) - self._cold.before(self._first_s, ahead)
+        return longer + (self._places - 1) * (self._cold.values[-1] - self._cold.before(extra_s, ahead))
 
     def _meet_fresh(self, starts: float, serving: int) -> int:
         if not self._tickets or starts <= 0:

@@ -26,6 +26,7 @@ RATE: Final = "requests_per_s"
 DEFAULT_BEGIN: Final = datetime(2026, 1, 5, tzinfo=UTC)
 """A Monday, midnight: when traces in plain seconds begin."""
 MOST_STEPS: Final = 5_000_000
+MOST_ARRIVALS: Final = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,16 @@ class Trace:
         """Return how many requests arrive in each step: Poisson, the same for the same seed.
 
         Raises:
-            TraceError: there would be too many steps.
+            TraceError: there would be too many steps, or too many requests in one.
         """
         steps = math.ceil(self.seconds / step_s - 1e-9)
         if steps > MOST_STEPS:
             raise TraceError(f"{self.seconds:g} s in steps of {step_s:g} s are {steps} steps, more than {MOST_STEPS}")
+        most = float(self.rates.max()) * step_s
+        if most > MOST_ARRIVALS:
+            raise TraceError(
+                f"{most:g} requests in a step of {step_s:g} s are more than {MOST_ARRIVALS:g}: scale it down"
+            )
         return np.random.default_rng(seed).poisson(self.mean_rates(step_s) * step_s).astype(np.int64)
 
     def mean_rates(self, step_s: float) -> NDArray[np.float64]:
