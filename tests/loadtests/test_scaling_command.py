@@ -12,6 +12,7 @@ from warmswap_client.cli import main
 from warmswap_loadtests.scaling.cost import compare, comparison_sentence, price_sentence
 from warmswap_loadtests.scaling.policy_file import parse_policies, shipped_policies
 
+REPORTS = Path(__file__).parents[2] / "docs" / "benchmarks" / "scaling"
 POLICIES = """
 [[policy]]
 name = "cold"
@@ -113,6 +114,17 @@ def test_shipped_policies_over_a_shipped_trace(capsys: pytest.CaptureFixture[str
     assert figures["naive-cpu"]["cold_first_requests"] > 0
     assert figures["cpu"]["served_cold"] == figures["pending"]["served_cold"] == 0
     assert figures["placeholders"]["lost"] < figures["pending"]["lost"]
+
+
+@pytest.mark.parametrize("name", ["flash-crowd", "silence-then-burst"])
+def test_committed_reports_are_what_the_command_gives(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    committed = json.loads((REPORTS / name / "results.json").read_text(encoding="utf-8"))
+    assert committed["command"].startswith(f"warmswap simulate-scaling --trace {name} ")
+    assert command("--trace", name, "--json") == 0
+    results = results_of(capsys)
+    for policy, figures in committed["figures"].items():
+        assert results["figures"][policy] == pytest.approx(figures, rel=1e-3, abs=1e-3), policy
+    assert results["policies"] == committed["policies"]
 
 
 def test_shown_policies_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:
