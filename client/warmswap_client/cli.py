@@ -45,6 +45,7 @@ EXTRAS: Final = {
     "export": "export",
     "verify": "export",
     "bench": "loadtests",
+    "simulate-scaling": "loadtests",
 }
 """Which extra of the distribution brings the libraries of a command."""
 
@@ -109,12 +110,13 @@ def _run_command(entry: EntryPoint, arguments: Sequence[str]) -> int:
 
 def _overview(commands: dict[str, EntryPoint]) -> str:
     lines = [USAGE, "", "commands:"]
+    width = max((len(name) for name in commands), default=0)
     for name in sorted(commands):
         try:
             summary = commands[name].load().HELP
         except ImportError:
             summary = f"(not installed: pip install 'warmswap[{EXTRAS.get(name, name)}]')"
-        lines.append(f"  {name:<10} {summary}")
+        lines.append(f"  {name:<{width}} {summary}")
     lines += ["", "`warmswap COMMAND --help` shows the options of a command.", ""]
     return "\n".join(lines)
 
