@@ -8,7 +8,7 @@ LINTED := client deploy ensemble_python examples export_scripts loadtests tests
 STAMPED := pyproject.toml constraints.txt deploy/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-cold bench-cold-twins twins bench-models clean
+.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-cold bench-cold-twins twins bench-models image image-lint test-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,10 +46,10 @@ format: $(VENV)/.dev ## put the code into shape
 	$(RUN)/ruff format $(LINTED)
 
 unit: $(VENV)/.dev ## tests that start no server
-	$(RUN)/pytest -m "not triton and not export and not gpu and not manifests"
+	$(RUN)/pytest -m "not triton and not export and not gpu and not manifests and not image"
 
 e2e: $(VENV)/.dev ## tests on the real Triton
-	$(RUN)/pytest -m "triton and not export and not gpu and not manifests"
+	$(RUN)/pytest -m "triton and not export and not gpu and not manifests and not image"
 
 test-export: $(EXPORT_VENV)/.export ## tests of the exporter, some on the real Triton (needs PyTorch and npm)
 	$(EXPORT_VENV)/bin/pytest tests/export -m "export and not large"
@@ -114,5 +114,15 @@ test-manifests: $(VENV)/.dev $(MANIFEST_VENV)/.made ## Helm with wrong values, w
 	$(MANIFEST_VENV)/bin/python -c "import sys; sys.path.insert(0, 'deploy/kubernetes'); import manifests; manifests.unpack_tools()"
 	$(RUN)/pytest tests/deploy -m manifests
 
+image: $(VENV)/.dev ## build the CPU images, run one, print its size by layer (root on Debian; no container engine needed)
+	$(RUN)/python -m images
+
+image-lint: $(VENV)/.dev ## hadolint over the Dockerfiles
+	$(RUN)/python -m images --lint
+
+test-image: $(VENV)/.dev ## tests that build and run images (root on Debian)
+	$(RUN)/pytest -m image
+
 clean: ## remove what make made
+	! mountpoint --quiet out/image/storage/overlay || umount --recursive out/image/storage/overlay
 	rm -rf $(VENV) $(EXPORT_VENV) $(MANIFEST_VENV) $(CHECKOV_VENV) out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
