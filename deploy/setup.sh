@@ -41,6 +41,12 @@ case ",$extras," in *,server,*)
     has_library libgthread-2.0.so.0 || missing="$missing libglib2.0-0"
     ;;
 esac
+case ",$extras," in *,dev,*)
+    command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
+    command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
+    command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
+    ;;
+esac
 case ",$extras," in *,export,*)
     command -v npm >/dev/null 2>&1 || missing="$missing npm"
     ;;

@@ -20,7 +20,9 @@
     ├── ServerBusyError             * overloaded: retry later
     │   ├── ModelLoadingError       * model_loading: loaded on demand; retry_after_s says when to try again
     │   └── ModelNotLoadedError     * no version of the model is loaded: starting, draining or unloaded
-    └── ServerFailedError             the server's fault
+    ├── ServerFailedError             the server's fault
+    └── ProbeFailedError              a probe was answered, but wrongly
+        └── ProbeTooSlowError         or rightly, but late
 
 Classes with a star are retried. ``code`` is a key of ``contract.ERROR_CODES``, or None where no pipeline answered.
 """
@@ -188,3 +190,16 @@ class ServerFailedError(WarmswapError):
     """A fault of the server, or an answer that cannot be understood."""
 
     sentence = "the server failed: {reason}"
+
+
+class ProbeFailedError(WarmswapError):
+    """A probe was answered, but not by a server that swaps faces."""
+
+    sentence = "{url} gave a wrong answer: {reason}"
+
+
+class ProbeTooSlowError(ProbeFailedError):
+    """A probe was answered rightly, but later than it may be."""
+
+    sentence = "{url} is right, but too slow: {reason}"
+    exit_code = 4

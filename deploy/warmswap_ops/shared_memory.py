@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ class SharedMemory:
         """Take a new prefix, and remove what dead launchers left."""
         self._dir = shm_dir
         remove_leftovers(shm_dir)
-        self.prefix = f"{FAMILY}{os.getpid()}-{time.time_ns():x}-"
+        self.prefix = f"{FAMILY}{os.getpid()}-{secrets.token_hex(8)}-"
         self._lock_fd = self._take_lock()
 
     def _take_lock(self) -> int | None:
