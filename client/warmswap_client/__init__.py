@@ -14,6 +14,7 @@ from warmswap_client.errors import (
     InvalidOptionError,
     InvalidRequestError,
     InvalidTensorError,
+    InvalidTlsError,
     InvalidUrlError,
     ModelLoadingError,
     ModelNotLoadedError,
@@ -33,6 +34,7 @@ from warmswap_client.errors import (
 from warmswap_client.results import AnalysisResult, DetectedFace, SourceFace, SwappedFace, SwapResult
 from warmswap_client.retry import NO_RETRIES, RetryPolicy
 from warmswap_client.status import ModelStatus, ServerStatus
+from warmswap_client.tls import TlsFiles
 
 __all__ = [
     "NO_RETRIES",
@@ -48,6 +50,7 @@ __all__ = [
     "InvalidOptionError",
     "InvalidRequestError",
     "InvalidTensorError",
+    "InvalidTlsError",
     "InvalidUrlError",
     "ModelLoadingError",
     "ModelNotLoadedError",
@@ -67,6 +70,7 @@ __all__ = [
     "SourceFace",
     "SwapResult",
     "SwappedFace",
+    "TlsFiles",
     "UnknownModelError",
     "WarmswapError",
 ]

@@ -17,6 +17,7 @@ from warmswap_client.results import AnalysisResult, SwapResult
 from warmswap_client.retry import DEFAULT_RETRY, RetryPolicy
 from warmswap_client.status import ServerStatus
 from warmswap_client.steps import Plan, run_async
+from warmswap_client.tls import TlsFiles
 from warmswap_client.transport import AsyncTransport, make_async_transport
 from warmswap_ensemble.contract import FACE_SWAP
 
@@ -37,6 +38,7 @@ class AsyncFaceSwapClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        tls: TlsFiles | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy = DEFAULT_RETRY,
         transport: AsyncTransport | None = None,
@@ -44,7 +46,7 @@ class AsyncFaceSwapClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; see ``FaceSwapClient``. Needs no running loop."""
-        endpoint = parse_url(url)
+        endpoint = parse_url(url, tls)
         self._plans = Planner(endpoint.url, timeout_s, retry, clock)
         self._transport = make_async_transport(endpoint) if transport is None else transport
         self._sleep = sleep

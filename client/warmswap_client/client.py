@@ -15,6 +15,7 @@ from warmswap_client.results import AnalysisResult, SwapResult
 from warmswap_client.retry import DEFAULT_RETRY, RetryPolicy
 from warmswap_client.status import ServerStatus
 from warmswap_client.steps import Plan, run
+from warmswap_client.tls import TlsFiles
 from warmswap_client.transport import Transport, make_transport
 from warmswap_ensemble.contract import FACE_SWAP
 
@@ -38,6 +39,7 @@ class FaceSwapClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        tls: TlsFiles | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy = DEFAULT_RETRY,
         transport: Transport | None = None,
@@ -48,6 +50,7 @@ class FaceSwapClient:
 
         Args:
             url: ``grpc://host:port`` or ``http://host:port``; ``grpcs`` and ``https`` for TLS.
+            tls: Certificates for the TLS forms; ``None`` = trust whom the system trusts.
             timeout_s: Deadline of each call in seconds, retries included, unless the call brings its own.
             retry: When to try again.
             transport: Used instead of the network; see ``fake_transport``.
@@ -56,9 +59,10 @@ class FaceSwapClient:
 
         Raises:
             InvalidUrlError: the URL has another form.
+            InvalidTlsError: TLS files cannot be used.
             ModuleNotFoundError: tritonclient is not installed.
         """
-        endpoint = parse_url(url)
+        endpoint = parse_url(url, tls)
         self._plans = Planner(endpoint.url, timeout_s, retry, clock)
         self._transport = make_transport(endpoint) if transport is None else transport
         self._sleep = sleep

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from warmswap_client.errors import InvalidUrlError
+from warmswap_client.errors import InvalidTlsError, InvalidUrlError
+from warmswap_client.tls import SYSTEM_TRUST, TlsFiles
 
 DEFAULT_URL: Final = "grpc://127.0.0.1:8001"
 
@@ -22,11 +23,13 @@ class Endpoint:
         scheme: ``grpc``, ``grpcs``, ``http`` or ``https``.
         host: Name or address, an IPv6 address without brackets.
         port: TCP port.
+        tls_files: For the TLS forms.
     """
 
     scheme: str
     host: str
     port: int
+    tls_files: TlsFiles = SYSTEM_TRUST
 
     @property
     def protocol(self) -> str:
@@ -50,11 +53,12 @@ class Endpoint:
         return f"{self.scheme}://{self.address}"
 
 
-def parse_url(url: str) -> Endpoint:
+def parse_url(url: str, tls: TlsFiles | None = None) -> Endpoint:
     """Read ``scheme://host[:port]``; the port defaults to 8001 for gRPC and 8000 for HTTP.
 
     Raises:
         InvalidUrlError: any other form, paths and user names included.
+        InvalidTlsError: the TLS files cannot be used, or the URL has no TLS.
     """
     try:
         parts = urlsplit(url)
@@ -67,4 +71,10 @@ def parse_url(url: str) -> Endpoint:
         raise InvalidUrlError(f"{url!r} names no host: {_FORM}", url=url)
     if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise InvalidUrlError(f"{url!r} has more than a host and a port: {_FORM}", url=url)
-    return Endpoint(parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+    endpoint = Endpoint(parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port)
+    if tls is None:
+        return endpoint
+    if not endpoint.tls:
+        raise InvalidTlsError(f"{url!r} has no TLS, so its files are of no use: grpcs:// or https:// has", url=url)
+    tls.check()
+    return replace(endpoint, tls_files=tls)

@@ -2,6 +2,7 @@
 
     WarmswapError                     url, model, code, request_id
     ├── InvalidUrlError               fix the URL
+    ├── InvalidTlsError               fix the TLS files, or the URL that they do not go with
     ├── InputFileError                fix the path: a picture cannot be read
     ├── OutputFileError               fix the path: a picture cannot be written
     ├── ServerUnreachableError      * cannot connect, or the connection broke
@@ -72,6 +73,12 @@ class WarmswapError(Exception):
 
 class InvalidUrlError(WarmswapError):
     """The URL is not ``grpc://host:port``, ``http://host:port`` or one of their TLS forms."""
+
+    exit_code = 2
+
+
+class InvalidTlsError(WarmswapError):
+    """TLS files cannot be used, or the URL has no TLS."""
 
     exit_code = 2
 

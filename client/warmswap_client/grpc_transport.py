@@ -26,6 +26,8 @@ CHANNEL_ARGS: Final = (
     # our own pauses, or a retry would retry nothing.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # A name with several addresses, as a headless Kubernetes service has, is several replicas: use all of them.
+    ("grpc.lb_policy_name", "round_robin"),
     ("grpc.use_local_subchannel_pool", 1),  # no shared memory of failures between clients
 )
 
@@ -38,8 +40,13 @@ class _Grpc:
         self._triton = import_tritonclient(module)
 
     def _connect(self) -> Any:
-        address, tls = self._endpoint.address, self._endpoint.tls
-        return self._triton.InferenceServerClient(address, ssl=tls, channel_args=list(CHANNEL_ARGS))
+        endpoint = self._endpoint
+        names = ("root_certificates", "private_key", "certificate_chain")
+        files = (endpoint.tls_files.ca, endpoint.tls_files.key, endpoint.tls_files.cert)
+        tls = {name: str(path) for name, path in zip(names, files, strict=True) if path is not None}
+        return self._triton.InferenceServerClient(
+            endpoint.address, ssl=endpoint.tls, channel_args=list(CHANNEL_ARGS), **tls
+        )
 
     def _request(
         self,

@@ -111,7 +111,7 @@ class SyncTransport(_Http):
     def _client(self) -> Any:
         client = getattr(self._thread, "client", None)
         if client is None:
-            tls = {"ssl": True, "ssl_context_factory": self._gevent.ssl.create_default_context}
+            tls = {"ssl": True, "ssl_context_factory": self._tls_context}
             client = self._triton.InferenceServerClient(
                 self._endpoint.address,
                 connection_timeout=None,
@@ -120,6 +120,13 @@ class SyncTransport(_Http):
             )
             self._thread.client = client
         return client
+
+    def _tls_context(self) -> Any:
+        files = self._endpoint.tls_files
+        context = self._gevent.ssl.create_default_context(cafile=None if files.ca is None else str(files.ca))
+        if files.cert is not None:
+            context.load_cert_chain(str(files.cert), str(files.key))
+        return context
 
     def connect(self, *, timeout_s: float) -> None:
         """As in ``Transport``."""
@@ -184,7 +191,10 @@ class AioTransport(_Http):
         """Let the client do something, within a deadline."""
         if self._client is None:
             self._client = self._triton.InferenceServerClient(
-                self._endpoint.address, conn_timeout=None, ssl=self._endpoint.tls, ssl_context=True
+                self._endpoint.address,
+                conn_timeout=None,
+                ssl=self._endpoint.tls,
+                ssl_context=self._endpoint.tls_files.context() if self._endpoint.tls else True,
             )
         timer = asyncio.timeout(timeout_s)
         try:

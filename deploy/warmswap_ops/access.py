@@ -21,6 +21,9 @@ HEADER: Final = "warmswap-control-token"
 GRPC_HEADER_PREFIX: Final = "triton-grpc-protocol-"
 """What Triton puts before the key in gRPC metadata; over HTTP it is the key itself."""
 RESTRICTED: Final = ("model-repository", "shared-memory", "trace", "logging")
+CLOSED_WITH_TLS: Final = ("metadata", "inference", "model-config", "statistics")
+CLOSED_HEADER: Final = "warmswap-use-grpc-with-tls"
+"""Named so that the refusal says what to do; nobody knows its value."""
 LEAST_LENGTH: Final = 16
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+")
@@ -52,6 +55,11 @@ class Access:
 
 
 OPEN: Final = Access()
+
+
+def closed_http_flags() -> list[str]:
+    """Return what leaves nothing but health on the plain HTTP port, which probes need: for where gRPC has TLS."""
+    return [f"--http-restricted-api={','.join(CLOSED_WITH_TLS)}:{CLOSED_HEADER}={secrets.token_urlsafe(32)}"]
 
 
 def find_access(host: str, token_file: Path | None, environ: Mapping[str, str]) -> Access:

@@ -26,6 +26,7 @@ from warmswap_ops.errors import (
     ServerUnreachableError,
     UnknownModelError,
 )
+from warmswap_ops.tls import Tls
 from warmswap_ops.triton_log import load_failure
 
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -60,16 +61,17 @@ class ServerMetadata:
 class ControlClient:
     """A connection to the control API of one server; safe to share between threads."""
 
-    def __init__(self, grpc_address: str, access: Access = OPEN) -> None:
+    def __init__(self, grpc_address: str, access: Access = OPEN, tls: Tls | None = None) -> None:
         """Prepare the connection: the port should be open, or gRPC falls into its reconnect backoff.
 
         Args:
             grpc_address: ``host:port``.
             access: The token, where the server wants one.
+            tls: That of a server on this machine.
         """
         self._address = grpc_address
         self._headers = access.grpc_headers()
-        self._client = InferenceServerClient(grpc_address)
+        self._client = InferenceServerClient(grpc_address, **(tls.client_arguments() if tls else {}))
 
     def __enter__(self) -> Self:
         """Return the client."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from warmswap_ensemble.contract import PIPELINES, STAGES
 from warmswap_ops.ports import Ports
+from warmswap_ops.tls import Tls
 from warmswap_ops.tracing import Tracing
 
 
@@ -42,6 +43,7 @@ class LaunchOptions:
         max_connection_age_s: Close gRPC connections after so long, gently, so that clients look for other replicas;
             0 = never.
         require_gpu: Refuse to start without a GPU.
+        tls: Of the gRPC port; ``None`` = there is none.
     """
 
     repository: Path | None = None
@@ -68,3 +70,4 @@ class LaunchOptions:
     control_token_file: Path | None = None
     max_connection_age_s: int = 0
     require_gpu: bool = False
+    tls: Tls | None = None

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from warmswap_ops.access import OPEN, Access
+from warmswap_ops.access import OPEN, Access, closed_http_flags
 from warmswap_ops.ports import Ports
+from warmswap_ops.tls import Tls
 from warmswap_ops.triton_install import package_version
 
 INTERNAL_HOST: Final = "127.0.0.1"
@@ -30,6 +31,7 @@ class ServerOptions:
     trace_flags: tuple[str, ...] = ()
     access: Access = OPEN
     max_connection_age_s: int = 0
+    tls: Tls | None = None
 
 
 def has_gpu() -> bool:
@@ -60,6 +62,8 @@ def server_command(options: ServerOptions, ports: Ports) -> list[str]:
         *options.trace_flags,
         *options.access.flags(),
     ]
+    if options.tls:
+        command += [*options.tls.flags(), *closed_http_flags()]
     if options.max_connection_age_s:
         # Requests in work may take as long as at the end of the server.
         command.append(f"--grpc-max-connection-age={options.max_connection_age_s * 1000}")

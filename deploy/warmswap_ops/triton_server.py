@@ -112,6 +112,7 @@ class TritonServer:
             trace_flags=tuple(tracing.flags()) if (tracing := preparation.options.tracing) else (),
             access=preparation.access,
             max_connection_age_s=preparation.options.max_connection_age_s,
+            tls=preparation.options.tls,
         )
 
     def open(self) -> None:
@@ -144,7 +145,7 @@ class TritonServer:
         """Return a connection to its control API, which brings the token; close it after use."""
         from warmswap_ops.control import ControlClient  # imported while the server started
 
-        return ControlClient(address(self._host, self.ports.grpc), self._command.access)
+        return ControlClient(address(self._host, self.ports.grpc), self._command.access, self._command.tls)
 
     def reopen(self) -> None:
         """End the server at once and start it again, empty, on the same ports.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.client.support import FakeTime, OpenClient, answer_all, fail_first
 from tests.client.toy_triton import ToyTriton
-from warmswap_client import NO_RETRIES, FaceSwapClient, NoFaceError, ServerBusyError, ServerFailedError
+from warmswap_client import NO_RETRIES, FaceSwapClient, NoFaceError, ServerBusyError, ServerFailedError, TlsFiles
 from warmswap_client.cli import main
 from warmswap_client.fake_transport import FakeRequest, FakeTransport, Tensors, analysis_answer
 from warmswap_client.http_errors import status_error as http_error
@@ -104,8 +104,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTransport:
     fake = FakeTransport(answer_all)
 
     class FakeClient(FaceSwapClient):
-        def __init__(self, url: str, *, timeout_s: float) -> None:
-            super().__init__(url, timeout_s=timeout_s, transport=fake, retry=NO_RETRIES)
+        def __init__(self, url: str, *, tls: TlsFiles | None, timeout_s: float) -> None:
+            super().__init__(url, tls=tls, timeout_s=timeout_s, transport=fake, retry=NO_RETRIES)
 
     for command in ("swap", "analyze"):
         monkeypatch.setattr(f"warmswap_client.commands.{command}.FaceSwapClient", FakeClient)

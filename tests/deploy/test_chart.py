@@ -180,7 +180,7 @@ WITHOUT_TLS = {"fullnameOverride": "everything", "tls": {"secretName": "", "clie
     "overrides",
     [
         WITHOUT_TLS,
-        pytest.param({}, marks=pytest.mark.xfail(reason="warmswap serve has no --tls-* yet", raises=BaseException)),
+        {},
     ],
     ids=["without TLS", "with TLS"],
 )

@@ -9,6 +9,7 @@ from typing import Any, Final, get_args, get_type_hints
 from warmswap_client.client import DEFAULT_TIMEOUT_S
 from warmswap_client.endpoint import DEFAULT_URL
 from warmswap_client.options import SwapOptions
+from warmswap_client.tls import TlsFiles
 from warmswap_ensemble.contract import FACE_SELECTORS, ON_NO_FACE, OUTPUT_FORMATS
 
 CHOICES: Final = {"output_format": OUTPUT_FORMATS, "on_no_face": ON_NO_FACE}
@@ -16,7 +17,8 @@ METAVARS: Final = {"face_selector": "|".join(FACE_SELECTORS), "source_face_selec
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--url``, ``--timeout`` and ``--json``."""
+    """Add ``--url``, ``--timeout``, ``--json`` and the TLS files."""
+    add_tls_arguments(parser)
     parser.add_argument(
         "--url", default=DEFAULT_URL, help="grpc://host:port or http://host:port (default: %(default)s)"
     )
@@ -28,6 +30,22 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="deadline, retries included (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output; errors too, on stderr")
+
+
+def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tls-ca``, ``--tls-cert`` and ``--tls-key``."""
+    for name, meaning in (
+        ("ca", "who vouches for the server, for grpcs:// and https:// (default: whom the system trusts)"),
+        ("cert", "our own certificate, where the server wants one"),
+        ("key", "its private key"),
+    ):
+        parser.add_argument(f"--tls-{name}", metavar="FILE", help=meaning)
+
+
+def given_tls(args: argparse.Namespace) -> TlsFiles | None:
+    """Return the TLS files that were given; ``None`` = none."""
+    files = TlsFiles(args.tls_ca, args.tls_cert, args.tls_key)
+    return None if files == TlsFiles() else files
 
 
 def add_option_arguments(parser: argparse.ArgumentParser, options: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from warmswap_client.client import FaceSwapClient
-from warmswap_client.commands._arguments import add_option_arguments, add_server_arguments, given_options
+from warmswap_client.commands._arguments import add_option_arguments, add_server_arguments, given_options, given_tls
 from warmswap_client.commands._report import table
 from warmswap_client.results import DetectedFace
 from warmswap_ensemble.contract import ANALYZE_OPTIONS, KPS_ORDER
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Analyse and print."""
-    with FaceSwapClient(args.url, timeout_s=args.timeout) as client:
+    with FaceSwapClient(args.url, tls=given_tls(args), timeout_s=args.timeout) as client:
         result = client.analyze(args.image, **given_options(args, ANALYZE_OPTIONS))
     if args.json:
         faces = [_face_to_json(face, args.embedding) for face in result.faces]

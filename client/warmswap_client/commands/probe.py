@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Final
 
 from warmswap_client.client import FaceSwapClient
-from warmswap_client.commands._arguments import add_server_arguments, positive_seconds
+from warmswap_client.commands._arguments import add_server_arguments, given_tls, positive_seconds
 from warmswap_client.probe import probe
 
 HELP: Final = "swap a tiny shipped picture for real, and judge the answer"
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Probe and print."""
-    with FaceSwapClient(args.url, timeout_s=args.timeout) as client:
+    with FaceSwapClient(args.url, tls=given_tls(args), timeout_s=args.timeout) as client:
         result = probe(client, args.max_latency)
     if args.json:
         print(json.dumps(asdict(result)))

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from warmswap_client.client import FaceSwapClient
-from warmswap_client.commands._arguments import add_server_arguments
+from warmswap_client.commands._arguments import add_server_arguments, given_tls
 from warmswap_client.commands._report import error_to_json, table
 from warmswap_client.errors import ServerUnreachableError
 from warmswap_client.status import ServerStatus, not_ready, parse_runtime
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
-    with FaceSwapClient(args.url, timeout_s=args.timeout) as client:
+    with FaceSwapClient(args.url, tls=given_tls(args), timeout_s=args.timeout) as client:
         try:
             status = client.status()
         except ServerUnreachableError as error:

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any, Final
 
 from warmswap_client.client import FaceSwapClient
-from warmswap_client.commands._arguments import add_option_arguments, add_server_arguments, given_options
+from warmswap_client.commands._arguments import add_option_arguments, add_server_arguments, given_options, given_tls
 from warmswap_client.commands._progress import Progress
 from warmswap_client.commands._report import error_to_json, swap_to_json, swap_to_text, twin_warning
 from warmswap_client.commands._targets import find_targets, format_of, named_as, protect
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     targets = find_targets(args.target)
     source = read_image(args.source)  # once, and before the first request
     reference = None if args.reference is None else read_image(args.reference)
-    with FaceSwapClient(args.url, timeout_s=args.timeout) as client:
+    with FaceSwapClient(args.url, tls=given_tls(args), timeout_s=args.timeout) as client:
         job = _Job(args, partial(client.swap, source, reference=reference))
         if targets.is_batch:
             return _run_batch(job, targets.paths)

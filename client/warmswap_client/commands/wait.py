@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from warmswap_client.client import FaceSwapClient
-from warmswap_client.commands._arguments import add_server_arguments
+from warmswap_client.commands._arguments import add_server_arguments, given_tls
 from warmswap_ensemble.contract import FACE_SWAP
 
 HELP: Final = "wait until a server is ready"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Wait and say how long it took."""
     begin = time.monotonic()
-    with FaceSwapClient(args.url) as client:
+    with FaceSwapClient(args.url, tls=given_tls(args)) as client:
         client.wait_until_ready(args.timeout, args.model)
         url = client.url
     waited_s = round(time.monotonic() - begin, 3)

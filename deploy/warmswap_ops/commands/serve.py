@@ -120,6 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="close gRPC connections after so long, so that clients find new replicas; requests in work finish "
         "(default: never)",
     )
+    for name, meaning in (
+        ("cert", "certificate of the gRPC port in PEM form; plain HTTP answers nothing but health then"),
+        ("key", "private key of the certificate"),
+        ("client-ca", "clients must show a certificate of this authority (mutual TLS)"),
+    ):
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=meaning)
     parser.add_argument("--require-gpu", action="store_true", help="refuse to start without a GPU")
     parser.add_argument(
         "--trace-url",
@@ -166,6 +172,7 @@ def _serve(args: argparse.Namespace, events: EventQueue, log: ServeLog) -> int:
     from warmswap_ops.launcher import LaunchOptions
     from warmswap_ops.ports import Ports
     from warmswap_ops.serve_loop import ServeLoop
+    from warmswap_ops.tls import Tls
     from warmswap_ops.tracing import Tracing
 
     options = LaunchOptions(
@@ -190,6 +197,7 @@ def _serve(args: argparse.Namespace, events: EventQueue, log: ServeLog) -> int:
         control_token_file=args.control_token_file,
         max_connection_age_s=args.grpc_max_connection_age,
         require_gpu=args.require_gpu,
+        tls=Tls.of(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
     return ServeLoop(options, log, events, args.drain_delay).run()
 
