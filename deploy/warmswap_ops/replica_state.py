@@ -170,6 +170,7 @@ def residency_families(residency: Residency | None) -> list[Family]:
     figures: list[tuple[str, float, Family]] = [
         ("loads", 1, Family("warmswap_on_demand_loads_total", "counter", "Loads that requests caused")),
         ("load_ms", 1e-3, Family("warmswap_on_demand_load_seconds", "gauge", "How long the last load took")),
+        ("failed_loads", 1, Family("warmswap_on_demand_failed_loads_total", "counter", "Loads that failed")),
         ("waits", 1, Family("warmswap_on_demand_waits_total", "counter", "Requests that waited for a load")),
         ("wait_ms_sum", 1e-3, Family("warmswap_on_demand_wait_seconds_total", "counter", "Time that they waited")),
     ]

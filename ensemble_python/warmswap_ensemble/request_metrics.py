@@ -24,6 +24,8 @@ FIRST: Final = "warmswap_first_request_seconds"
 MEDIAN: Final = "warmswap_request_median_seconds"
 COLD: Final = "warmswap_cold_requests_total"
 LAST: Final = "warmswap_last_request_timestamp_seconds"
+ERRORS: Final = "warmswap_request_errors_total"
+"""By code. Triton 24.10 counts a request that a Python model answers with an error as a success."""
 
 
 @dataclass(frozen=True, slots=True)

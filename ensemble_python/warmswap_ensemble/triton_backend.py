@@ -47,7 +47,7 @@ from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_s
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
 from warmswap_ensemble.request_log import OK, RequestLog
-from warmswap_ensemble.request_metrics import FAMILIES, RequestTimes, warmup_requests
+from warmswap_ensemble.request_metrics import ERRORS, FAMILIES, RequestTimes, warmup_requests
 from warmswap_ensemble.request_scope import (
     RequestExecutor,
     RequestScope,
@@ -134,6 +134,7 @@ class PipelineModel:
         self.answered = False
         self.request_times = RequestTimes(warmup_requests(config.get("model_warmup", [])))
         self.request_metrics, self.families = self._make_metrics(args["model_instance_name"])
+        self.errors = self._make_error_metrics()
         pb_utils.Logger.log_info(f"warmswap: initialized {self.name} {self.version}")  # the launcher reads it
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
@@ -170,6 +171,8 @@ class PipelineModel:
             self._log_error(scope, traceback.format_exc())
             response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
         if not is_warmup:  # which is nobody's request
+            if outcome != OK:
+                self.errors[outcome].increment(1)
             self._log_request(scope, outcome, time.monotonic() - begin_s, message)
         return response
 
@@ -233,6 +236,18 @@ class PipelineModel:
             labels = {"model": self.name, "version": self.version}
             metrics[name] = families[-1].Metric(labels | ({"model_instance": instance} if spec.per_instance else {}))
         return metrics, families
+
+    def _make_error_metrics(self) -> dict[str, pb_utils.Metric]:
+        """Make a counter for each code, at zero: Prometheus does not see the first of a series that begins at one."""
+        self.families.append(
+            pb_utils.MetricFamily(
+                name=ERRORS,
+                description="Requests that the pipeline answered with an error, by its code",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+        )
+        labels = {"model": self.name, "version": self.version}
+        return {code: self.families[-1].Metric(labels | {"code": code}) for code in ERROR_CODES}
 
     def _check_warmup(self, model_dir: Path) -> None:
         if self.golden is None:

@@ -752,6 +752,17 @@ def test_requests_are_measured_and_warm_ups_are_not(entry_points: dict[str, Modu
     assert metrics["warmswap_request_median_seconds"].value() > 0
     assert metrics["warmswap_last_request_timestamp_seconds"].value() > 1.7e9
     assert metrics["warmswap_cold_requests_total"].value() == 0
+    errors = {code: counter.value() for code, counter in loaded.model.errors.items()}
+    assert errors == dict.fromkeys(ERROR_CODES, 0) | {"invalid_image": 1}
+    assert {tuple(dict(labels)) for labels in loaded.model.families[-1].metrics} == {("code", "model", "version")}
+
+
+def test_a_warm_up_that_fails_is_no_error_of_a_request(entry_points: dict[str, ModuleType]) -> None:
+    args = args_for("face_analysis")
+    config = json.loads(args["model_config"]) | {"model_warmup": [{"name": "golden", "batch_size": 1, "count": 1}]}
+    loaded = Loaded(entry_points["face_analysis"], args | {"model_config": json.dumps(config)})
+    loaded.ask(fake.InferenceRequest(inputs=[picture("image", b"no picture")]))
+    assert not any(counter.value() for counter in loaded.model.errors.values())
 
 
 def test_pipeline_that_the_launcher_refuses_gives_its_reason(entry_points: dict[str, ModuleType]) -> None:

@@ -115,7 +115,14 @@ def test_reasons_are_few_words(error: OpsError, code: str) -> None:
 
 
 def test_models_on_demand_have_metrics() -> None:
-    figures: dict[str, Any] = {"loads": 3, "load_ms": None, "waits": 2, "wait_ms_sum": 1500.0, "memory_mb": 12.5}
+    figures: dict[str, Any] = {
+        "loads": 3,
+        "load_ms": None,
+        "failed_loads": 1,
+        "waits": 2,
+        "wait_ms_sum": 1500.0,
+        "memory_mb": 12.5,
+    }
     models = {
         "face_swapper_512": {
             **figures,
@@ -136,6 +143,7 @@ def test_models_on_demand_have_metrics() -> None:
     assert value(samples, "warmswap_on_demand_state", **of_it, state="absent") == 1
     assert value(samples, "warmswap_on_demand_loads_total", **of_it) == 3
     assert value(samples, "warmswap_on_demand_wait_seconds_total", **of_it) == 1.5
+    assert value(samples, "warmswap_on_demand_failed_loads_total", **of_it) == 1
     assert value(samples, "warmswap_on_demand_unloads_total", **of_it, reason="idle") == 2
     assert value(samples, "warmswap_on_demand_load_seconds", **of_it) is None
     assert value(samples, "warmswap_model_memory_bytes", model="face_swap") == 12.5e6
