@@ -107,8 +107,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Errors per second",
                 "reqps",
-                ((f"sum by (reason) (rate(nv_inference_request_failure{{{PIPELINES}}}[5m]))", "{{reason}}"),),
-                "REJECTED is a full queue, CANCELED a client that left.",
+                (("sum by (code) (rate(warmswap_request_errors_total[5m]))", "{{code}}"),),
+                "By the code of the answer; what Triton refuses for a full queue is in no metric.",
             ),
         ),
     ),
