@@ -15,6 +15,7 @@ import tritonclient.grpc
 
 from tests.e2e.pictures import COLLINS, contact_sheet
 from tests.e2e.wire import WAIT_S, Service, build_inputs, http_body, open_service, swap_inputs
+from tests.ops.metrics import scrape, value
 from tests.ops.serve_process import eventually, shared_memory
 from warmswap_client import RequestTimeoutError
 from warmswap_ops.launcher import LocalTriton
@@ -48,7 +49,15 @@ def calm_server(server: LocalTriton) -> LocalTriton:
     return server
 
 
+def waiting(server: LocalTriton) -> float:
+    """Return how many requests wait, those of clients that are gone among them."""
+    samples = scrape(server.metrics_url)
+    return value(samples, "nv_inference_pending_request_count", model="face_swap", version="1") or 0.0
+
+
 def check_recovered(server: LocalTriton, before: dict[str, Any], files: int) -> None:
+    # Over HTTP nobody tells Triton that a client is gone: a slow machine has a long queue then.
+    assert eventually(lambda: waiting(server) == 0, 4 * WAIT_S)
     for protocol in ("grpc", "http"):
         with open_service(server, protocol) as service:
             service.check_good_swap()
