@@ -72,6 +72,14 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- if .Values.knative.enabled }}
+# Knative lets a pod have none of these, unless a feature is on that is off by default.
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
 {{- end -}}
 
 {{- define "warmswap.podSecurity" -}}
