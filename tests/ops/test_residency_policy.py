@@ -11,6 +11,7 @@ from warmswap_ops.errors import UsageError
 from warmswap_ops.residency.memory import Budget
 from warmswap_ops.residency.planning import ResidencyPlan, plan_residency
 from warmswap_ops.residency.policy import POLICY_NAME, ModelPolicy, Policy, parse_policy
+from warmswap_ops.residency.state import ModelRecord
 
 MODELS = ("face_detector", "face_embedder", "face_swapper", "face_swapper_512", "face_analysis", "face_swap")
 KNOWN = ", ".join(MODELS)
@@ -241,3 +242,10 @@ def test_a_broken_variant_is_a_warning_unless_it_must_be_loaded(repository: Path
 def test_a_budget_says_whether_it_is_kept() -> None:
     assert str(Budget({"a": 1.4, "b": 2.4}, 4)) == "a 1 + b 2 = 4 MB <= memory_budget_mb = 4"
     assert Budget({"a": 1e9}, None).fits
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["nobody waits", "somebody waits"])
+def test_a_new_server_still_owes_a_model_to_those_who_wait_for_it(waiting: int) -> None:
+    model = ModelRecord("face_swapper_512", ModelPolicy("on_demand"), 1.0, wanted=True, waiting=waiting)
+    model.server_is_new()
+    assert model.wanted is bool(waiting)

@@ -135,9 +135,9 @@ class ModelRecord:
         self.load_started_s = time.monotonic()
 
     def server_is_new(self) -> None:
-        """Forget what was true of the server before; why the model itself could not be loaded stays."""
+        """Forget what was true of the server before; why the model could not be loaded stays, and who waits for it."""
         self.state = LoadState.ABSENT
-        self.wanted = self.suspect = False
+        self.wanted, self.suspect = self.waiting > 0, False
 
     def fail(self, reason: str, least_backoff_s: float = 0.0) -> None:
         """Note a failed load."""
