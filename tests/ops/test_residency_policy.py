@@ -246,6 +246,6 @@ def test_a_budget_says_whether_it_is_kept() -> None:
 
 @pytest.mark.parametrize("waiting", [0, 1], ids=["nobody waits", "somebody waits"])
 def test_a_new_server_still_owes_a_model_to_those_who_wait_for_it(waiting: int) -> None:
-    model = ModelRecord("face_swapper_512", ModelPolicy("on_demand"), 1.0, wanted=True, waiting=waiting)
+    model = ModelRecord("face_swapper_512", ModelPolicy(on_demand=True), 1.0, wanted=True, waiting=waiting)
     model.server_is_new()
     assert model.wanted is bool(waiting)
