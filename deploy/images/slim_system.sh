@@ -29,7 +29,7 @@ done
 find /usr/share/doc -type f ! -name copyright -delete
 rm -rf /usr/share/man/* /usr/share/info/* /usr/share/locale/* /usr/share/perl5 /usr/share/zoneinfo \
     /usr/share/bash-completion /usr/lib/x86_64-linux-gnu/gconv /usr/lib/x86_64-linux-gnu/perl* \
-    /var/cache/* /var/log/* /var/lib/apt /var/lib/dpkg/info/*.md5sums /var/lib/dpkg/*-old /etc/apt /tmp/* /root/.cache
+    /var/cache/* /var/log/* /var/lib/apt /var/lib/dpkg/info/*.md5sums /var/lib/dpkg/*-old /etc/apt /tmp/* ~root/.cache
 
 # Python without what only developers run, and without NIS. Its compiled files are bound to its sources by content, not by time: a build that
 # sets all times to one value would else make Python compile each module anew at each start.

@@ -62,7 +62,7 @@ def test_warmup_samples_are_the_committed_ones(exported: Path, model: str) -> No
         differences = np.abs(np.frombuffer(again[name], dtype).astype(float) - np.frombuffer(data, dtype).astype(float))
         if dtype is np.uint8:  # another CPU rounds the keypoints otherwise: edges move by hundredths of a pixel
             assert differences.max() <= 8, name
-            assert differences.mean() <= 0.5, name
+            assert differences.mean() <= 0.01, name  # 0.0013 at most, measured on another CPU
         else:
             assert differences.max() <= 1e-3, name
 
