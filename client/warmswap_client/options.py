@@ -24,6 +24,7 @@ class SwapOptions(TypedDict, total=False):
     quality: int | None
     swapper: str | None
     on_no_face: str | None
+    rollout_key: str | None
 
 
 class AnalyzeOptions(TypedDict, total=False):
@@ -31,6 +32,7 @@ class AnalyzeOptions(TypedDict, total=False):
 
     min_score: float | None
     max_faces: int | None
+    rollout_key: str | None
 
 
 def encode_parameters(options: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str | int]:

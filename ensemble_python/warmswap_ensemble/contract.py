@@ -172,6 +172,9 @@ SOURCE_FACE_SELECTORS: Final = ("largest", "index:K")
 OUTPUT_FORMATS: Final = ("same", *IMAGE_FORMATS)
 ON_NO_FACE: Final = ("error", "passthrough")
 
+MAX_ROLLOUT_KEY: Final = 256
+"""Characters of a ``rollout_key``."""
+
 SWAP_OPTIONS: Final = {
     "face_selector": "which faces of the target are swapped: all, largest, index:K (0 = leftmost) or reference",
     "source_face_selector": "which face of the source is taken: largest or index:K (0 = leftmost)",
@@ -182,10 +185,11 @@ SWAP_OPTIONS: Final = {
     "quality": "JPEG or WebP quality, 1 to 100",
     "swapper": "which swapper: default, or the name of a variant such as 512 (model face_swapper_512)",
     "on_no_face": "when no face of the target is selected: error, or passthrough (the target comes back unchanged)",
+    "rollout_key": "a user, a video: requests of one key are answered by one version while a rollout is under way",
 }
 """Request parameters of ``face_swap`` and what they mean."""
 
-ANALYZE_OPTIONS: Final = {name: SWAP_OPTIONS[name] for name in ("min_score", "max_faces")}
+ANALYZE_OPTIONS: Final = {name: SWAP_OPTIONS[name] for name in ("min_score", "max_faces", "rollout_key")}
 """Request parameters of ``face_analysis``."""
 
 PIPELINE_SETTINGS: Final = (

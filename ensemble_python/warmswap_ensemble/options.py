@@ -12,6 +12,7 @@ from warmswap_ensemble.contract import (
     DEFAULT_SWAPPER,
     FACE_SELECTORS,
     MAX_FACES,
+    MAX_ROLLOUT_KEY,
     ON_NO_FACE,
     OUTPUT_FORMATS,
     SOURCE_FACE_SELECTORS,
@@ -48,6 +49,7 @@ class SwapOptions:
     quality: int = 92
     swapper: str = DEFAULT_SWAPPER
     on_no_face: str = "error"
+    rollout_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class AnalyzeOptions:
 
     min_score: float | None = None
     max_faces: int = MAX_FACES
+    rollout_key: str = ""
 
 
 def parse_swap_options(parameters: Parameters) -> SwapOptions:
@@ -84,6 +87,8 @@ def parse_swap_options(parameters: Parameters) -> SwapOptions:
                 values[name] = str(value)  # the pipeline knows which there are
             case "output_format":
                 values[name] = _choice(name, value, OUTPUT_FORMATS)
+            case "rollout_key":
+                values[name] = _key(name, value)
             case _:
                 values[name] = _choice(name, value, ON_NO_FACE)
     return SwapOptions(**values)  # type: ignore[arg-type]  # each case above gives its field's type
@@ -96,10 +101,11 @@ def parse_analyze_options(parameters: Parameters) -> AnalyzeOptions:
         InvalidOptionError: a name is unknown or a value is out of range.
     """
     _refuse_unknown(parameters, ANALYZE_OPTIONS)
-    score, faces = parameters.get("min_score"), parameters.get("max_faces")
+    score, faces, key = (parameters.get(name) for name in ("min_score", "max_faces", "rollout_key"))
     return AnalyzeOptions(
         min_score=None if score is None else _number("min_score", score, 0.0, 1.0),
         max_faces=MAX_FACES if faces is None else _whole("max_faces", faces, 1, MAX_FACES),
+        rollout_key="" if key is None else _key("rollout_key", key),
     )
 
 
@@ -137,6 +143,13 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
     if not least <= number <= most:
         raise InvalidOptionError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
     return number
+
+
+def _key(name: str, value: object) -> str:
+    text = str(value)
+    if not 0 < len(text) <= MAX_ROLLOUT_KEY:
+        raise InvalidOptionError(f"{name} must be a text of 1 to {MAX_ROLLOUT_KEY} characters, got {text!r}")
+    return text
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> str:

@@ -48,6 +48,12 @@ def current_scope() -> RequestScope | None:
     return _current.get()
 
 
+def current_request_id() -> str:
+    """Return the id of the request that this code works for; empty outside of one."""
+    scope = _current.get()
+    return scope.request_id if scope is not None else ""
+
+
 def note(**facts: Any) -> None:
     """Remember something for the log line of the request; outside of one it is forgotten."""
     scope = _current.get()

@@ -1,4 +1,4 @@
-"""The pipelines as Triton Python models (BLS). The only module that knows ``triton_python_backend_utils``.
+"""The pipelines as Triton Python models (BLS). Only this and ``bls`` know ``triton_python_backend_utils``.
 
 Nothing of ``pb_utils`` may be used at module level: Triton adds its classes after this module was imported. Each
 request is answered on its own; an exception that leaves ``execute`` would fail its neighbours too.
@@ -9,22 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from warmswap_ensemble.arms import PipelineArm, arm_pins, find_versions, forward_model, recorded, second_look
+from warmswap_ensemble.bls import bytes_tensor, call_stage, forward, read_parameters, read_picture, trace_of
+from warmswap_ensemble.canary import Canary, Work, see_again
+from warmswap_ensemble.comparison import Seen, compare
 from warmswap_ensemble.contract import (
+    DEFAULT_SWAPPER,
     ERROR_CODES,
     FACE_ANALYSIS,
-    FACE_EMBEDDER,
+    FACE_DETECTOR,
     FACE_SWAP,
     FACE_SWAPPER,
     MODELS,
@@ -34,38 +37,39 @@ from warmswap_ensemble.contract import (
     swapper_variant,
 )
 from warmswap_ensemble.errors import (
-    InvalidTensorError,
     ModelLoadingError,
-    OverloadedError,
     PipelineError,
     SelfTestError,
     StageFailedError,
     StageNotReadyError,
 )
-from warmswap_ensemble.image import ImageLimits
-from warmswap_ensemble.options import Parameters, parse_analyze_options, parse_swap_options
+from warmswap_ensemble.image import ImageLimits, decode_image
+from warmswap_ensemble.observations import Observations
+from warmswap_ensemble.options import Parameters, SwapOptions, parse_analyze_options, parse_swap_options
 from warmswap_ensemble.pipeline import Pipeline
+from warmswap_ensemble.recording import Recorder, swap_gains
 from warmswap_ensemble.report import encode_report, model_versions, swap_report, twin_names
 from warmswap_ensemble.request_log import OK, RequestLog
 from warmswap_ensemble.request_metrics import ERRORS, FAMILIES, RequestTimes, warmup_requests
 from warmswap_ensemble.request_scope import (
     RequestExecutor,
     RequestScope,
-    current_scope,
+    current_request_id,
     note,
     request_scope,
     trace_id_of,
 )
 from warmswap_ensemble.residency_client import ResidencyClient
+from warmswap_ensemble.routes import Rollout, RouteFile, Routes
 from warmswap_ensemble.self_test import golden_swap_options, read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
-from warmswap_ensemble.stage_versions import resolve_stages, resolve_variants
 from warmswap_ensemble.swappers import Swappers
-from warmswap_ensemble.types import Stage
+from warmswap_ensemble.types import Face, Stage
 
 DEFAULT_SOURCE_CACHE_ENTRIES: Final = 64
 DEFAULT_ON_DEMAND_WAIT_MS: Final = 0
+CANDIDATE_CACHE_ENTRIES: Final = 16
 STAGE_VERSION_PREFIX: Final = "stage_version."
 REFUSED: Final = "refused"
 """A key that only the launcher sets: the pipeline must not load, and this is why."""
@@ -74,14 +78,11 @@ STAGE_PATIENCE_S: Final = 120.0
 """How long the first request, which is the warm-up, waits for a stage."""
 STAGE_POLL_S: Final = 0.01
 
-NOT_READY_TEXTS: Final = ("no available versions", "not ready")
-"""What Triton says of a model that is being unloaded, or of a server that is shutting down."""
 
-_REQUEST_ID: Final = re.compile(r"\[request id: [^\]]*\] ?")
-"""What Triton puts before some of its texts."""
+Pictures = tuple[bytes, bytes, bytes | None]
+"""Source, target and reference, encoded."""
 
-DEAD_TEXT: Final = "is not healthy"
-"""What Triton says of a model whose process died."""
+OUTPUTS_OF_ANALYSIS: Final = tuple(tensor.name for tensor in FACE_ANALYSIS.outputs)
 
 
 class PipelineModel:
@@ -97,6 +98,8 @@ class PipelineModel:
         """
         cv2.setNumThreads(1)
         model_dir = Path(args["model_repository"])
+        self.repository = model_dir.parent
+        self.served_as = model_dir.name  # another name than the pipeline's where it is a candidate of a rollout
         self.version = args["model_version"]
         config = json.loads(args["model_config"])
         settings = {key: value["string_value"] for key, value in config["parameters"].items()}
@@ -110,8 +113,20 @@ class PipelineModel:
                 max_pixels=_setting(settings, "max_image_pixels", ImageLimits().max_pixels),
             )
             self.cache = SourceCache(_setting(settings, "source_cache_entries", DEFAULT_SOURCE_CACHE_ENTRIES))
-            self.stages = resolve_stages(self.name, model_dir.parent, self.pins)
-            self.request_log = RequestLog.from_environment(self.name, self.version, os.environ)
+            self.fixed_frames = bool(_setting(settings, "fixed_frames", 0))
+            self.first_look = bool(_setting(settings, "first_look", 1))
+            self.limits = limits
+            self.executor = RequestExecutor(max_workers=2, thread_name_prefix=self.name)
+            observations = Observations.from_environment(self.name, os.environ)
+            self.canary = Canary(
+                self.name,
+                RouteFile(self.repository),
+                self._build_arm,
+                observations,
+                self._log_problem,
+                takes_part=self.served_as == self.name,
+            )
+            self.request_log = RequestLog.from_environment(self.served_as, self.version, os.environ)
             self.golden = read_golden(model_dir / self.version)
             self._check_warmup(model_dir)
         except Exception as error:
@@ -122,29 +137,36 @@ class PipelineModel:
                 f"{self.name} {self.version}: the weights of {', '.join(twins)} are random numbers (twins of real "
                 "models, to measure with): its answers mean nothing"
             )
-        self.executor = RequestExecutor(max_workers=2, thread_name_prefix=self.name)
-        fixed_frames = bool(_setting(settings, "fixed_frames", 0))
-        first_look = bool(_setting(settings, "first_look", 1))
-        calls = StageCalls(self.stages, self._call_stage, fixed_frames, first_look)
-        if self.golden and (fixed_frames or not first_look):
+        if self.golden and (self.fixed_frames or not self.first_look):
             self.golden = self.golden.for_full_frames()
-        self.pipeline = Pipeline(calls, limits, self.cache, self.executor)
         self.residency = ResidencyClient.from_environment(self.name)
         self.residency.connect()
         self.answered = False
         self.request_times = RequestTimes(warmup_requests(config.get("model_warmup", [])))
         self.request_metrics, self.families = self._make_metrics(args["model_instance_name"])
         self.errors = self._make_error_metrics()
-        pb_utils.Logger.log_info(f"warmswap: initialized {self.name} {self.version}")  # the launcher reads it
+        pb_utils.Logger.log_info(f"warmswap: initialized {self.served_as} {self.version}")  # the launcher reads it
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Return one response per request, in order."""
-        return [self._answer(request) for request in requests]
+        with self.canary.shadow:
+            return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
         """Stop the helper threads."""
+        self.canary.close()
         self.residency.close()
         self.executor.shutdown(wait=False)
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """The versions that answer, by role, when no rollout says otherwise."""
+        return self.canary.stable.stages
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of those versions."""
+        return self.canary.stable.swappers.pipelines[DEFAULT_SWAPPER]
 
     def _answer(self, request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         with request_scope(request.request_id(), trace_of(request)) as scope:
@@ -192,6 +214,31 @@ class PipelineModel:
         """Answer one request; errors are raised as ``PipelineError``."""
         raise NotImplementedError
 
+    def share_out(self, key: str, work: Work[PipelineArm, list[pb_utils.Tensor]]) -> list[pb_utils.Tensor]:
+        """Answer a request with the versions whose turn it is; the warm-up is for those that serve."""
+        return self.canary.answer(key, work) if self.answered else work.answer(self.canary.stable, None)
+
+    def _build_arm(self, state: Routes, rollout: Rollout | None) -> PipelineArm:
+        """Find the versions that a rollout's state names, and make them ready to be called.
+
+        Raises:
+            ManifestError: a version is missing, or two do not belong together.
+        """
+        is_own = rollout is not None
+        if self.served_as != self.name:
+            rollout = state.rollout
+        stages, variants = find_versions(self.name, self.repository, arm_pins(self.pins, state, rollout))
+        executor = RequestExecutor(max_workers=2, thread_name_prefix=f"{self.name}-candidate") if is_own else None
+        calls = StageCalls(stages, self._call_stage, self.fixed_frames, self.first_look)
+        cache = SourceCache(min(CANDIDATE_CACHE_ENTRIES, self.cache.max_entries)) if is_own else self.cache
+        for name, reason in variants.refused.items():
+            self._log_problem(f"swapper {name} cannot be used: {reason}")
+        swappers = Swappers.of(Pipeline(calls, self.limits, cache, executor or self.executor), variants)
+        return PipelineArm(swappers, stages, forward_model(self.name, rollout) if is_own else None, executor)
+
+    def _log_problem(self, text: str) -> None:
+        pb_utils.Logger.log_error(f"{self.name} {self.version}: {text}")
+
     def _call_stage(self, stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
         """Call a stage; the warm-up waits for stages that are still being loaded.
 
@@ -233,7 +280,7 @@ class PipelineModel:
         for name, spec in FAMILIES.items():
             kind = pb_utils.MetricFamily.COUNTER if spec.is_counter else pb_utils.MetricFamily.GAUGE
             families.append(pb_utils.MetricFamily(name=name, description=spec.description, kind=kind))
-            labels = {"model": self.name, "version": self.version}
+            labels = {"model": self.served_as, "version": self.version}
             metrics[name] = families[-1].Metric(labels | ({"model_instance": instance} if spec.per_instance else {}))
         return metrics, families
 
@@ -246,7 +293,7 @@ class PipelineModel:
                 kind=pb_utils.MetricFamily.COUNTER,
             )
         )
-        labels = {"model": self.name, "version": self.version}
+        labels = {"model": self.served_as, "version": self.version}
         return {code: self.families[-1].Metric(labels | {"code": code}) for code in ERROR_CODES}
 
     def _check_warmup(self, model_dir: Path) -> None:
@@ -265,9 +312,8 @@ class FaceSwapModel(PipelineModel):
     name = FACE_SWAP.name
 
     def initialize(self, args: pb_utils.InitializeArgs) -> None:
-        """Prepare the pipeline, its other swappers, and the cache's metrics."""
+        """Prepare the pipeline and the cache's metrics."""
         super().initialize(args)
-        self.swappers = self._find_swappers(Path(args["model_repository"]).parent)
         self.metrics = {
             kind: pb_utils.MetricFamily(
                 name=f"warmswap_source_cache_{kind}_total",
@@ -276,7 +322,7 @@ class FaceSwapModel(PipelineModel):
             )
             for kind, meaning in (("hits", "found"), ("misses", "not found"))
         }
-        labels = {"model": self.name, "version": self.version}
+        labels = {"model": self.served_as, "version": self.version}
         self.counters = {kind: family.Metric(labels=labels) for kind, family in self.metrics.items()}
 
     def respond(self, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
@@ -285,20 +331,47 @@ class FaceSwapModel(PipelineModel):
         reference = read_picture(request, "reference_image", optional=True)
         parameters = read_parameters(request)
         options = parse_swap_options(parameters)
-        golden = self.golden if self.golden and not parameters and self.golden.is_asked([source, target]) else None
-        if golden:
-            options = golden_swap_options(self.stages)
-        pipeline = self.swappers.choose(options.swapper)
+        is_golden = bool(self.golden and not parameters and self.golden.is_asked([source, target]))
+        pictures = (source, target, reference)
+
+        def answer(arm: PipelineArm, recorder: Recorder | None) -> list[pb_utils.Tensor]:
+            if arm.forward_to:
+                return self._forward(arm.forward_to, request)
+            return self._swap(arm, pictures, options, recorder, request, is_golden=is_golden)
+
+        def look_again(arm: PipelineArm, recorder: Recorder, rollout: Rollout) -> dict[str, float]:
+            return self._see_swap_again(arm, pictures, parameters, options, recorder, rollout)
+
+        return self.share_out(options.rollout_key or current_request_id(), Work(answer, look_again))
+
+    def _swap(
+        self,
+        arm: PipelineArm,
+        pictures: Pictures,
+        options: SwapOptions,
+        recorder: Recorder | None,
+        request: pb_utils.InferenceRequest,
+        *,
+        is_golden: bool,
+    ) -> list[pb_utils.Tensor]:
+        if is_golden:
+            options = golden_swap_options(arm.stages)
+        pipeline = arm.swappers.choose(options.swapper)
         stages = pipeline.calls.stages
+        # A candidate may be left alone with the request, which Triton frees with the reply.
+        is_cancelled = request.is_cancelled if arm is self.canary.stable else lambda: False
         hits, misses = self.cache.hits, self.cache.misses
         try:
             with self._holding(stages.values()):
-                result = pipeline.swap(source, target, reference, options, request.is_cancelled)
+                result = (recorded(pipeline, recorder) if recorder else pipeline).swap(*pictures, options, is_cancelled)
         finally:
-            self._count("hits", self.cache.hits - hits)
-            self._count("misses", self.cache.misses - misses)
-        if golden:
-            golden.check_swap(self.stages, result)
+            if arm is self.canary.stable:
+                self._count("hits", self.cache.hits - hits)
+                self._count("misses", self.cache.misses - misses)
+        if is_golden and self.golden:
+            self.golden.check_swap(stages, result)
+        if recorder:
+            recorder.finish(result)
         note(
             faces=len(result.faces),
             swapped=sum(face.swapped for face in result.faces),
@@ -307,15 +380,39 @@ class FaceSwapModel(PipelineModel):
             timings_ms=result.timings_ms,
         )
         versions = model_versions(self.name, self.version, stages)
-        scope = current_scope()
-        report = encode_report(swap_report(result, versions, twin_names(stages), scope.request_id if scope else None))
+        report = encode_report(swap_report(result, versions, twin_names(stages), current_request_id() or None))
         return [bytes_tensor("image", result.image), bytes_tensor("report", report)]
 
-    def _find_swappers(self, repository: Path) -> Swappers:
-        variants = resolve_variants(repository, self.pins, self.stages[FACE_EMBEDDER.name])
-        for name, reason in variants.refused.items():
-            pb_utils.Logger.log_error(f"{self.name} {self.version}: swapper {name} cannot be used: {reason}")
-        return Swappers.of(self.pipeline, variants)
+    def _see_swap_again(
+        self,
+        arm: PipelineArm,
+        pictures: Pictures,
+        parameters: Parameters,
+        options: SwapOptions,
+        recorder: Recorder,
+        rollout: Rollout,
+    ) -> dict[str, float]:
+        if arm.forward_to:
+            named = dict(zip(("source_image", "target_image", "reference_image"), pictures, strict=True))
+            answer = forward(arm.forward_to, named, parameters, ["image"])
+            image = decode_image(bytes(answer["image"][0]), "image", self.limits).pixels_rgb
+            live = decode_image(recorder.image, "image", self.limits).pixels_rgb
+            return compare([], Seen(image_rgb=live), Seen(image_rgb=image))
+        pipeline = arm.swappers.choose(options.swapper)
+        again, seen = second_look(pipeline, recorder, rollout.versions, was_cached=recorder.source_cached)
+
+        def look() -> None:
+            result = again.swap(*pictures, options)
+            seen.gains = swap_gains(result)
+
+        with self._holding(pipeline.calls.stages.values()):
+            see_again(look)
+        return compare(list(rollout.versions), recorder.seen, seen)
+
+    def _forward(self, model: str, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
+        named = {tensor.name: read_picture(request, tensor.name, optional=True) for tensor in FACE_SWAP.inputs}
+        answer = forward(model, named, read_parameters(request), [tensor.name for tensor in FACE_SWAP.outputs])
+        return [pb_utils.Tensor(name, array) for name, array in answer.items()]
 
     def _count(self, kind: str, amount: int) -> None:
         if amount:
@@ -332,98 +429,38 @@ class FaceAnalysisModel(PipelineModel):
         image = cast(bytes, read_picture(request, "image"))
         parameters = read_parameters(request)
         options = parse_analyze_options(parameters)
-        with self._holding(self.stages.values()):
-            faces, embeddings = self.pipeline.analyze(image, options)
-        note(faces=len(faces))
-        if self.golden and not parameters and self.golden.is_asked([image]):
-            self.golden.check_analysis(self.stages, faces, embeddings)
-        return [
-            pb_utils.Tensor("bbox", np.array([face.bbox for face in faces], np.float32).reshape(-1, 4)),
-            pb_utils.Tensor("score", np.array([face.score for face in faces], np.float32)),
-            pb_utils.Tensor("kps", np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2)),
-            pb_utils.Tensor("embedding", np.ascontiguousarray(embeddings, np.float32)),
-        ]
+        is_golden = bool(self.golden and not parameters and self.golden.is_asked([image]))
 
+        def answer(arm: PipelineArm, recorder: Recorder | None) -> list[pb_utils.Tensor]:
+            if arm.forward_to:
+                outputs = forward(arm.forward_to, {"image": image}, parameters, OUTPUTS_OF_ANALYSIS)
+                return [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+            pipeline = arm.swappers.pipelines[DEFAULT_SWAPPER]
+            with self._holding(arm.stages.values()):
+                faces, embeddings = (recorded(pipeline, recorder) if recorder else pipeline).analyze(image, options)
+            note(faces=len(faces))
+            if is_golden and self.golden:
+                self.golden.check_analysis(arm.stages, faces, embeddings)
+            return [
+                pb_utils.Tensor("bbox", np.array([face.bbox for face in faces], np.float32).reshape(-1, 4)),
+                pb_utils.Tensor("score", np.array([face.score for face in faces], np.float32)),
+                pb_utils.Tensor("kps", np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2)),
+                pb_utils.Tensor("embedding", np.ascontiguousarray(embeddings, np.float32)),
+            ]
 
-def call_stage(stage: Stage, inputs: Arrays, output_names: Sequence[str], /) -> Arrays:
-    """Call a stage through BLS, pinned to its version, under the id and the trace of the request that it is for.
+        def look_again(arm: PipelineArm, recorder: Recorder, rollout: Rollout) -> dict[str, float]:
+            if arm.forward_to:
+                outputs = forward(arm.forward_to, {"image": image}, parameters, OUTPUTS_OF_ANALYSIS)
+                rows = zip(outputs["bbox"], outputs["score"], outputs["kps"], strict=True)
+                found = [Face(bbox, float(score), kps) for bbox, score, kps in rows]
+                return compare([FACE_DETECTOR.name], recorder.seen, Seen(faces=found))
+            pipeline = arm.swappers.pipelines[DEFAULT_SWAPPER]
+            again, seen = second_look(pipeline, recorder, rollout.versions, was_cached=False)
+            with self._holding(arm.stages.values()):
+                see_again(lambda: again.analyze(image, options))
+            return compare(list(rollout.versions), recorder.seen, seen)
 
-    Raises:
-        OverloadedError: its queue is full, or it is being unloaded; the request may be sent again.
-        StageFailedError: it failed.
-    """
-    scope = current_scope()
-    of_request: dict[str, Any] = {}
-    if scope is not None:
-        of_request = {"request_id": scope.request_id}
-        if scope.trace is not None:
-            of_request["trace"] = scope.trace
-    request = pb_utils.InferenceRequest(
-        model_name=stage.model,
-        model_version=stage.version,
-        requested_output_names=list(output_names),
-        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
-        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        **of_request,
-    )
-    try:
-        response = request.exec()
-    except pb_utils.TritonModelException as error:
-        raise _stage_error(stage, str(error), None) from error
-    if response.has_error():
-        failure = response.error()
-        raise _stage_error(stage, failure.message(), failure.code())
-    # Copied, since the arrays lie in shared memory that goes with the response.
-    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
-
-
-def _stage_error(stage: Stage, message: str, code: int | None) -> PipelineError:
-    name = f"{stage.model} {stage.version}"
-    message = _REQUEST_ID.sub("", message)  # the log has it already, and texts that differ by it cannot be counted
-    if any(text in message.lower() for text in NOT_READY_TEXTS):
-        return StageNotReadyError(f"{name} is not loaded now ({message}); try again")
-    if DEAD_TEXT in message.lower():
-        return OverloadedError(f"the process of {name} died and will be replaced ({message}); try again")
-    if code == pb_utils.TritonError.UNAVAILABLE:
-        return OverloadedError(f"{name} takes no request now ({message}); try again")
-    return StageFailedError(f"{name} failed: {message}")
-
-
-def read_picture(request: pb_utils.InferenceRequest, name: str, *, optional: bool = False) -> bytes | None:
-    """Return the one element of a BYTES input, or None when an optional input is not there.
-
-    Raises:
-        InvalidTensorError: it is missing or has another number of elements.
-    """
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
-        if optional:
-            return None
-        raise InvalidTensorError(f"input {name} is missing")
-    array = tensor.as_numpy()
-    if array.size != 1:
-        raise InvalidTensorError(f"{name} must hold one picture, got shape {array.shape}")
-    data = bytes(array.reshape(-1)[0])
-    note(**{f"{name}_bytes": len(data)})
-    return data
-
-
-def trace_of(request: pb_utils.InferenceRequest) -> pb_utils.InferenceTrace | None:
-    """Return the trace of a request, which must not be used once it is answered; None where Triton has no traces."""
-    trace = getattr(request, "trace", None)  # absent before 23.11
-    return trace() if trace else None
-
-
-def read_parameters(request: pb_utils.InferenceRequest) -> Parameters:
-    """Return the request parameters."""
-    text = request.parameters()
-    return cast(Mapping[str, Any], json.loads(text)) if text else {}
-
-
-def bytes_tensor(name: str, data: bytes) -> pb_utils.Tensor:
-    """Return a BYTES tensor of one element."""
-    array: npt.NDArray[Any] = np.array([data], dtype=np.object_)
-    return pb_utils.Tensor(name, array)
+        return self.share_out(options.rollout_key or current_request_id(), Work(answer, look_again))
 
 
 def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:

@@ -100,6 +100,7 @@ def test_every_option_is_a_flag_and_only_given_ones_are_sent(fake: FakeTransport
         "quality": "80",
         "swapper": "512",
         "on_no_face": "passthrough",
+        "rollout_key": "user-7",
     }
     assert values.keys() == SWAP_OPTIONS.keys()
     flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value)]

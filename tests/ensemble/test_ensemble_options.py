@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from warmswap_ensemble.contract import ANALYZE_OPTIONS, MAX_FACES, SWAP_OPTIONS
+from warmswap_ensemble.contract import ANALYZE_OPTIONS, MAX_FACES, MAX_ROLLOUT_KEY, SWAP_OPTIONS
 from warmswap_ensemble.errors import InvalidOptionError
 from warmswap_ensemble.options import (
     AnalyzeOptions,
@@ -54,6 +54,9 @@ def test_nothing_given_means_the_defaults() -> None:
         ("output_format", "webp", "webp"),
         ("on_no_face", "error", "error"),
         ("on_no_face", "passthrough", "passthrough"),
+        ("rollout_key", "user-7", "user-7"),
+        ("rollout_key", 7, "7"),
+        ("rollout_key", "k" * MAX_ROLLOUT_KEY, "k" * MAX_ROLLOUT_KEY),
     ],
 )
 def test_good_values(name: str, value: str | int | float, expected: object) -> None:
@@ -73,6 +76,7 @@ BAD: dict[str, list[str | int | float | bool]] = {
     "quality": ["", 0, 101, "ninety", 92.0, True],
     "output_format": ["", "jpg", "JPEG", "gif", 1],
     "on_no_face": ["", "ignore", "Error", False],
+    "rollout_key": ["", "k" * (MAX_ROLLOUT_KEY + 1)],
 }
 EXPECTATION = {
     "face_selector": "one of all, largest, index:K, reference",
@@ -83,6 +87,7 @@ EXPECTATION = {
     "quality": "a whole number from 1 to 100",
     "output_format": "one of same, jpeg, png, webp",
     "on_no_face": "one of error, passthrough",
+    "rollout_key": "a text of 1 to 256 characters",
 }
 
 
@@ -130,7 +135,9 @@ def test_unknown_name_is_refused_with_a_hint(name: str, hint: str | None) -> Non
 
 def test_options_of_the_swap_are_unknown_to_the_analysis() -> None:
     given: dict[str, Any] = {"quality": 90}
-    with pytest.raises(InvalidOptionError, match=r"unknown option 'quality'; options are: max_faces, min_score$"):
+    with pytest.raises(
+        InvalidOptionError, match=r"unknown option 'quality'; options are: max_faces, min_score, rollout_key$"
+    ):
         parse_analyze_options(given)
 
 

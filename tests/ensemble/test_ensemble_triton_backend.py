@@ -29,6 +29,7 @@ from warmswap_ensemble.stage_calls import CallModel
 from warmswap_ensemble.types import Stage
 
 BACKEND = "warmswap_ensemble.triton_backend"
+CALLS = "warmswap_ensemble.bls"
 SETTINGS = {
     "first_look": "1",
     "fixed_frames": "0",
@@ -55,7 +56,8 @@ def load_entry_point(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def entry_points() -> Iterator[dict[str, ModuleType]]:
-    sys.modules.pop(BACKEND, None)
+    for name in (BACKEND, CALLS):
+        sys.modules.pop(name, None)
     fake.uninstall()
     fake.install()
     write_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -64,7 +66,8 @@ def entry_points() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.dont_write_bytecode = write_bytecode
     fake.uninstall()
-    sys.modules.pop(BACKEND, None)
+    for name in (BACKEND, CALLS):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -772,6 +775,9 @@ def test_pipeline_that_the_launcher_refuses_gives_its_reason(entry_points: dict[
 
 
 def test_stage_whose_process_died_may_be_asked_again(backend: ModuleType) -> None:
-    error = backend._stage_error(make_stage("face_embedder"), "Stub process 'face_embedder_0_0' is not healthy.", 1)
+    assert backend
+    error = importlib.import_module(CALLS)._stage_error(
+        make_stage("face_embedder"), "Stub process 'face_embedder_0_0' is not healthy.", 1
+    )
     assert type(error) is OverloadedError  # not StageNotReadyError: a warm-up does not wait for it
     assert "face_embedder 1 died" in error.message

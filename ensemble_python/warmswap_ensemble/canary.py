@@ -1,0 +1,307 @@
+"""Who answers a request while a rollout is under way: the stable versions, or the candidates.
+
+The candidate never costs anybody an answer. What fails on it, or takes too long, the stable versions answer; after
+some failures in a row this process gives it nothing more until the state of the rollout changes. Whoever leads the
+rollout reads of all that in the observations, and decides.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from warmswap_ensemble.contract import PIPELINE_STAGES, swapper_variant
+from warmswap_ensemble.errors import (
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidOptionError,
+    InvalidTensorError,
+    PipelineError,
+    RequestCancelledError,
+)
+from warmswap_ensemble.observations import Observations
+from warmswap_ensemble.recording import Recorder, SeenEnoughError
+from warmswap_ensemble.request_scope import current_scope, note, request_scope
+from warmswap_ensemble.routes import Rollout, RouteFile, Routes
+from warmswap_ensemble.shadow import SecondLook, Shadow
+
+FAILURES_IN_A_ROW: Final = 3
+"""After so many, or one that took too long, a process gives the candidate nothing more."""
+
+_ASKERS_FAULT: Final = (InvalidImageError, ImageTooLargeError, InvalidOptionError, InvalidTensorError)
+"""Refused before a stage is asked: any version would."""
+
+STABLE: Final = "stable"
+CANDIDATE: Final = "candidate"
+
+
+class CandidateError(Exception):
+    """A candidate of the pipeline itself gave an error; sent to nobody.
+
+    Attributes:
+        code: Its code, to be compared with what the version that serves says.
+    """
+
+    def __init__(self, message: str, code: str = "stage_failed") -> None:
+        """Take over what it said."""
+        super().__init__(message)
+        self.code = code
+
+
+class CandidateTooSlowError(Exception):
+    """The candidate has not answered in time."""
+
+
+class Arm(Protocol):
+    """The versions that answer one request."""
+
+    def close(self) -> None:
+        """Give up what it holds."""
+
+
+A = TypeVar("A", bound=Arm)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[A, T]):
+    """One request.
+
+    Attributes:
+        answer: Answers it with the versions of an arm; with a recorder, what the stages say is kept.
+        look_again: Lets the candidate see it, given what was recorded; returns the measures.
+    """
+
+    answer: Callable[[A, Recorder | None], T]
+    look_again: Callable[[A, Recorder, Rollout], dict[str, float]]
+
+
+class Canary(Generic[A]):
+    """Shares the requests of one pipeline process out. One request at a time."""
+
+    def __init__(
+        self,
+        pipeline: str,
+        routes: RouteFile,
+        build: Callable[[Routes, Rollout | None], A],
+        observations: Observations,
+        log_error: Callable[[str], None],
+        *,
+        takes_part: bool = True,
+    ) -> None:
+        """Build the stable arm.
+
+        Args:
+            pipeline: Which one.
+            routes: The state that rules.
+            build: Returns the arm of the stable versions, or with a rollout that of its candidates.
+            observations: Gets what is seen of a rollout.
+            log_error: Gets what is wrong with a new state.
+            takes_part: Whether requests are shared out here; not in a pipeline that is a candidate itself.
+        """
+        self.shadow = Shadow()
+        self._pipeline = pipeline
+        self._routes = routes
+        self._build = build
+        self._observations = observations
+        self._log_error = log_error
+        self._takes_part = takes_part
+        self._state = routes.routes
+        self._stable = build(self._state, None)
+        self._candidate: A | None = None
+        self._failures = 0
+        self._broken = False
+
+    @property
+    def stable(self) -> A:
+        """The versions that answer when no rollout says otherwise."""
+        return self._stable
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The rollout that concerns this pipeline, if there is one."""
+        rollout = self._state.rollout
+        return rollout if self._takes_part and rollout is not None and concerns(self._pipeline, rollout) else None
+
+    def close(self) -> None:
+        """End the second looks and give up both arms."""
+        self.shadow.close()
+        self._observations.close()
+        for arm in (self._stable, self._candidate):
+            if arm is not None:
+                arm.close()
+
+    def answer(self, key: str, work: Work[A, T]) -> T:
+        """Answer a request.
+
+        Args:
+            key: Shares the requests out: those of one key are answered by one version.
+            work: What to do.
+
+        Raises:
+            PipelineError: what the stable versions say of it.
+        """
+        self._look()
+        rollout, candidate = self.rollout, self._candidate
+        if rollout is None or candidate is None or not rollout.is_watched():
+            return work.answer(self._stable, None)
+        failure: Exception | None = None
+        if not self._broken and rollout.is_candidates(key):
+            started_s = time.monotonic()
+            try:
+                answered = self._try(candidate, work, rollout)
+            except (RequestCancelledError, *_ASKERS_FAULT):
+                raise
+            except Exception as error:
+                failure, took_ms = error, _ms_since(started_s)
+            else:
+                self._failures = 0
+                self._observe(rollout, "request", arm=CANDIDATE, ms=_ms_since(started_s), outcome="ok", failed=False)
+                return answered
+        recorder = Recorder() if failure is None and not self._broken and rollout.is_shadowed(key) else None
+        started_s = time.monotonic()
+        try:
+            answered = work.answer(self._stable, recorder)
+        except PipelineError as error:
+            if failure is not None:
+                self._note_failure(rollout, failure, took_ms, stable=error)
+            failed = error.category not in ("INVALID_ARG", "CANCELLED")
+            if failure is None:  # else it was the candidate's turn, and must not count for the stable versions
+                ms = _ms_since(started_s)
+                self._observe(rollout, "request", arm=STABLE, ms=ms, outcome=error.code, failed=failed)
+            raise
+        live_ms = _ms_since(started_s)
+        if failure is not None:
+            self._note_failure(rollout, failure, took_ms, stable=None)
+        else:
+            self._observe(rollout, "request", arm=STABLE, ms=live_ms, outcome="ok", failed=False)
+        if recorder is not None:
+            self._offer(rollout, candidate, work, recorder, live_ms)
+        return answered
+
+    def _look(self) -> None:
+        """Follow a new state; where it cannot be followed, stay with the old one."""
+        problem = self._routes.look()
+        if problem:
+            self._log_error(problem)
+        state = self._routes.routes
+        if state is self._state:
+            return
+        before = self._state
+        self._state = state
+        if (before.rollout and before.rollout.id) != (state.rollout and state.rollout.id) or (
+            before.rollout and state.rollout and before.rollout.share != state.rollout.share
+        ):
+            self._failures, self._broken = 0, False
+        try:
+            if state.stable != before.stable:
+                stable = self._build(state, None)
+                self._stable.close()
+                self._stable = stable
+            if (rollout := self.rollout) is None:
+                self._drop_candidate()
+            elif self._candidate is None or before.rollout is None or before.rollout.versions != rollout.versions:
+                self._drop_candidate()
+                self._candidate = self._build(state, rollout)
+        except Exception as error:
+            self._log_error(f"cannot follow the rollout's state: {error}")
+            if state.rollout is not None:
+                self._observe(state.rollout, "breaker", reason=f"cannot use the versions: {error}")
+            self._broken = True
+
+    def _drop_candidate(self) -> None:
+        if self._candidate is not None:
+            self._candidate.close()
+            self._candidate = None
+
+    def _try(self, candidate: A, work: Work[A, T], rollout: Rollout) -> T:
+        """Let the candidate answer, in a thread that can be left alone with it.
+
+        Without the trace of the request: Triton frees that with the reply, and whoever is left alone goes on.
+        """
+        scope = current_scope()
+        request_id = scope.request_id if scope else ""
+        result: Future[T] = Future()
+        facts: dict[str, object] = {}
+
+        def run() -> None:
+            try:
+                with request_scope(request_id) as own:
+                    answered = work.answer(candidate, None)
+                    facts.update(own.facts)
+            except BaseException as error:
+                result.set_exception(error)
+            else:
+                result.set_result(answered)
+
+        threading.Thread(target=run, name="candidate", daemon=True).start()
+        try:
+            answered = result.result(rollout.patience_ms / 1e3)
+        except TimeoutError as error:
+            if result.done():
+                raise
+            raise CandidateTooSlowError(f"no answer in {rollout.patience_ms:g} ms") from error
+        note(**facts, rollout=rollout.id, arm=CANDIDATE)
+        return answered
+
+    def _note_failure(self, rollout: Rollout, failure: Exception, ms: float, stable: PipelineError | None) -> None:
+        """Hold a failure against the candidate, unless the stable versions say the same of the request."""
+        outcome = failure.code if isinstance(failure, PipelineError | CandidateError) else type(failure).__name__
+        is_fault = stable is None or outcome != stable.code
+        text = str(failure)[:300]
+        note(rollout=rollout.id, arm=STABLE, candidate_error=text)
+        self._observe(rollout, "request", arm=CANDIDATE, ms=ms, outcome=outcome, failed=is_fault, error=text)
+        if not is_fault:
+            return
+        self._failures += 1
+        if isinstance(failure, CandidateTooSlowError):
+            self._break(rollout, text)
+        elif self._failures >= FAILURES_IN_A_ROW:
+            self._break(rollout, f"{self._failures} failures in a row, the last: {text}")
+
+    def _break(self, rollout: Rollout, reason: str) -> None:
+        self._broken = True
+        self._log_error(f"rollout {rollout.id}: the candidate gets no more requests of this process: {reason}")
+        self._observe(rollout, "breaker", reason=reason)
+
+    def _offer(self, rollout: Rollout, candidate: A, work: Work[A, T], recorder: Recorder, live_ms: float) -> None:
+        def run() -> None:
+            if self._candidate is not candidate:  # that rollout is over
+                return
+            started_s = time.monotonic()
+            error, measures = None, {}
+            try:
+                with request_scope(""):
+                    measures = work.look_again(candidate, recorder, rollout)
+            except Exception as problem:
+                error = f"{problem}"[:300]
+            facts = {"live_ms": live_ms, "ms": _ms_since(started_s), "measures": measures, "error": error}
+            self._observe(rollout, "shadow", **facts)
+
+        self.shadow.offer(SecondLook(run, lambda: self._observe(rollout, "dropped")))
+
+    def _observe(self, rollout: Rollout, kind: str, **facts: object) -> None:
+        self._observations.write(rollout.id, kind, pipeline=self._pipeline, **facts)
+
+
+def concerns(pipeline: str, rollout: Rollout) -> bool:
+    """Whether a pipeline can meet a candidate of a rollout."""
+    called = {pipeline, *PIPELINE_STAGES[pipeline]}
+    takes_variants = any(swapper_variant(f"{stage}_x") for stage in called)
+    return any(model in called or (takes_variants and swapper_variant(model)) for model in rollout.versions)
+
+
+def see_again(look: Callable[[], object]) -> None:
+    """Take a second look as far as it leads."""
+    try:
+        look()
+    except SeenEnoughError:
+        return
+
+
+def _ms_since(started_s: float) -> float:
+    return round((time.monotonic() - started_s) * 1e3, 2)
