@@ -6,6 +6,7 @@ them apart. Triton can: it wants a header of its own for them. Health, metadata,
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 import secrets
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from warmswap_ensemble.routes import CONTROL_DIGEST_VARIABLE
 from warmswap_ops.errors import UsageError
 
 TOKEN_FILE_VARIABLE: Final = "WARMSWAP_CONTROL_TOKEN_FILE"
@@ -48,6 +50,11 @@ class Access:
             return []
         setting = f"{','.join(RESTRICTED)}:{HEADER}={self.token}"
         return [f"--grpc-restricted-protocol={setting}", f"--http-restricted-api={setting}"]
+
+    def environment(self) -> dict[str, str]:
+        """Return what lets the rollout agent, a model of the server, ask for the token as the control API does."""
+        digest = "" if self.token is None else hashlib.sha256(self.token.encode()).hexdigest()
+        return {CONTROL_DIGEST_VARIABLE: digest}
 
     def grpc_headers(self) -> dict[str, str]:
         """Return what a gRPC call of the control API must bring."""

@@ -43,6 +43,7 @@ class LaunchOptions:
         max_connection_age_s: Close gRPC connections after so long, gently, so that clients look for other replicas;
             0 = never.
         require_gpu: Refuse to start without a GPU.
+        release: Value of the label ``_release`` on every metric of the models; ``None`` = there is no such label.
         tls: Of the gRPC port; ``None`` = there is none.
     """
 
@@ -70,4 +71,5 @@ class LaunchOptions:
     control_token_file: Path | None = None
     max_connection_age_s: int = 0
     require_gpu: bool = False
+    release: str | None = None
     tls: Tls | None = None

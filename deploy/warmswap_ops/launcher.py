@@ -36,7 +36,8 @@ from warmswap_ops.repository import verify
 from warmswap_ops.residency.manager import ResidencyManager
 from warmswap_ops.residency.operations import ModelOperations
 from warmswap_ops.restart_limit import WINDOW_S, RestartLimit
-from warmswap_ops.stub_watch import StubWatch, has_dead_stub
+from warmswap_ops.rollout.served import RolloutFolder, needs
+from warmswap_ops.stub_watch import DeadStub, StubWatch, has_dead_stub
 from warmswap_ops.triton_log import TritonLog
 from warmswap_ops.triton_server import TritonServer
 from warmswap_ops.trouble import CRASHES, Trouble, next_trouble
@@ -87,6 +88,8 @@ class Launcher:
         self._stubs: StubWatch | None = None
         self._stopping = threading.Event()
         self._limit = RestartLimit(options.max_restarts)
+        self._missed: set[int] = set()
+        self._rollout_folder: RolloutFolder | None = None
 
     @property
     def ports(self) -> Ports:
@@ -200,6 +203,8 @@ class Launcher:
         self._server.kill()
         if self._metrics is not None:
             self._metrics.close()
+        if self._rollout_folder is not None:
+            self._rollout_folder.remove()
 
     @contextmanager
     def _failure_handled(self) -> Iterator[None]:
@@ -226,7 +231,8 @@ class Launcher:
                 self._log_line(f"warning: {warning}")
         is_known = self._is_known = self._is_known if options.verify_fully else trust_stamp(ready.repository)
         self.residency = ResidencyManager(ready.plan, self._report)
-        ready.env.update(self.residency.environment())
+        self._rollout_folder = RolloutFolder()
+        ready.env.update(self.residency.environment() | self._rollout_folder.environment())
         self._server.provide(ready, options.exit_timeout_s, max(4, len(options.stages) + len(options.pipelines)))
         self._end_phase("preflight", **ready.details)
         with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool:
@@ -289,7 +295,9 @@ class Launcher:
         all_ms: dict[str, float] = {}
         process = self._server.process
         on_server = (self._server.control(), process.processes, options.load_timeout_s)
-        operations = ModelOperations(self._preparation.plan, self._is_known, *on_server)
+        operations = ModelOperations(
+            self._preparation.plan, self._is_known, *on_server, config_of=self._preparation.replaced_config
+        )
         self.residency.start(operations, loading=options.stages)
         with self._server.control() as control:
             for phase, times in load_models(
@@ -302,8 +310,22 @@ class Launcher:
 
     def _watch(self) -> None:
         assert self.residency is not None
-        while trouble := next_trouble(self._server, self.residency, self._stubs, self._stopping):
+        while trouble := next_trouble(self._server, self.residency, self._stubs, self._stopping, self._may_be_missed):
             self._recover(trouble)
+
+    def _may_be_missed(self, stub: DeadStub) -> bool:
+        """Whether the versions that answer do not need a process that died; it goes with the server's next start."""
+        assert self._preparation is not None
+        try:
+            is_needed = needs(self._preparation.repository, stub)
+        except OpsError:
+            return False
+        if not is_needed and stub.pid not in self._missed:
+            self._missed.add(stub.pid)
+            self._end_phase("candidate_died", model=stub.model, version=stub.version, reason=stub.reason)
+            if self._log_line:
+                self._log_line(f"warning: {stub}; version {stub.version} is a candidate, so nothing is started again")
+        return not is_needed
 
     def _recover(self, trouble: Trouble) -> None:
         """Start the server anew: Triton 24.10 cannot replace a process, nor end a model whose process is gone."""

@@ -12,6 +12,7 @@ from warmswap_ensemble.manifest import Manifest, ManifestError, version_dirs
 from warmswap_ops.config_text import config_path, parse_parameters, read_config
 from warmswap_ops.errors import RepositoryError
 from warmswap_ops.repository import read_own_manifest
+from warmswap_ops.rollout.state_file import routes_of
 
 PIN_PREFIX: Final = "stage_version."
 
@@ -41,8 +42,9 @@ def check_pipeline(repository: Path, pipeline: str, config: Path) -> None:
     if FACE_SWAPPER.name not in PIPELINE_STAGES[pipeline]:
         return
     parameters = parse_parameters(read_config(config))
+    pins = {model: str(version) for model, version in routes_of(repository).stable.items()}
     swapper, embedder = (
-        _chosen(repository / model, parameters.get(f"{PIN_PREFIX}{model}"))
+        _chosen(repository / model, pins.get(model, parameters.get(f"{PIN_PREFIX}{model}")))
         for model in (FACE_SWAPPER.name, FACE_EMBEDDER.name)
     )
     if swapper and embedder:

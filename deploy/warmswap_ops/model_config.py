@@ -5,7 +5,7 @@ Parsed with protobuf, whose text format and descriptors take a while to import: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,20 +32,19 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def warmup_configs(paths: Mapping[str, Path], count: int) -> dict[str, dict[str, Any]]:
-    """Return the configurations of models with every warm-up sample sent ``count`` times to each instance.
+def with_warmup_requests(config: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return the configuration of a model with every warm-up sample sent ``count`` times to each instance."""
+    return {**config, "model_warmup": [{**sample, "count": count} for sample in config.get("model_warmup", [])]}
 
-    Args:
-        paths: Model to configuration file.
-        count: At least 1.
 
-    Raises:
-        RepositoryError: a file cannot be read.
-    """
-    configs = {model: read_model_config(path) for model, path in paths.items()}
-    for config in configs.values():
-        config["model_warmup"] = [{**sample, "count": count} for sample in config.get("model_warmup", [])]
-    return configs
+def with_versions(config: dict[str, Any], versions: Sequence[int]) -> dict[str, Any]:
+    """Return the configuration of a model that serves exactly these versions."""
+    return {**config, "version_policy": {"specific": {"versions": list(versions)}}}
+
+
+def with_release(config: dict[str, Any], release: str) -> dict[str, Any]:
+    """Return the configuration of a model whose metrics carry the label ``_release``."""
+    return {**config, "metric_tags": {**config.get("metric_tags", {}), "release": release}}
 
 
 def knows_refusal(model_dir: Path) -> bool:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from warmswap_ensemble.contract import REQUEST_LOG_ENV
-from warmswap_ensemble.manifest import Manifest
+from warmswap_ensemble.manifest import Manifest, version_dirs
+from warmswap_ensemble.routes import PYTHON_VARIABLE, SERVED_REPOSITORY_VARIABLE
 from warmswap_ops.access import Access, find_access
 from warmswap_ops.compiling.check import check_compiled
-from warmswap_ops.config_text import config_path
+from warmswap_ops.config_text import config_path, parse_version_policy, read_config
 from warmswap_ops.errors import MachineError, UsageError
 from warmswap_ops.launch_options import LaunchOptions
-from warmswap_ops.licences import check_policy, find_policy, licence_facts, licence_warnings, twin_warnings, uncleared
+from warmswap_ops.licences import (
+    POLICY_VARIABLE,
+    check_policy,
+    find_policy,
+    licence_facts,
+    licence_warnings,
+    twin_warnings,
+    uncleared,
+)
 from warmswap_ops.matching import check_pipelines
 from warmswap_ops.preflight import check_machine
 from warmswap_ops.repository import ServedVersion, find_repository, read_repository
 from warmswap_ops.residency.planning import ResidencyPlan, plan_residency
+from warmswap_ops.rollout.state_file import routes_of
 from warmswap_ops.shared_memory_check import check_shared_memory, shared_memory_need
 from warmswap_ops.triton_command import GPU_DEVICE, has_gpu
 from warmswap_ops.triton_install import TritonInstall, find_triton, server_environment
@@ -56,18 +67,36 @@ class Preparation:
         """Return the ``config.pbtxt`` of a model that wins."""
         return config_path(self.repository / model, self.config_name)
 
-    def replaced_configs(self) -> dict[str, dict[str, Any]]:
-        """Return what replaces the ``config.pbtxt`` of models, in its JSON form.
+    def replaced_config(self, model: str) -> dict[str, Any] | None:
+        """Return what replaces the ``config.pbtxt`` of a model now, in its JSON form; ``None`` = nothing.
 
         Raises:
-            RepositoryError: a configuration cannot be read.
+            RepositoryError: a configuration or the state of a rollout cannot be read.
         """
-        if self.options.warmup_requests is None:
-            return {}
-        from warmswap_ops.model_config import warmup_configs  # protobuf's text format: a while to import
+        versions = routes_of(self.repository).needed(model)
+        policy = parse_version_policy(read_config(self.config(model)))
+        if list(versions) == policy.choose([int(path.name) for path in version_dirs(self.repository / model)]):
+            versions = ()
+        count = self.options.warmup_requests if model in self.options.pipelines else None
+        if not versions and count is None and self.options.release is None:
+            return None
+        from warmswap_ops import model_config  # protobuf's text format: a while to import
 
-        options = self.options
-        return warmup_configs({name: self.config(name) for name in options.pipelines}, self.options.warmup_requests)
+        config = model_config.read_model_config(self.config(model))
+        if versions:
+            config = model_config.with_versions(config, versions)
+        if count is not None:
+            config = model_config.with_warmup_requests(config, count)
+        return config if self.options.release is None else model_config.with_release(config, self.options.release)
+
+    def replaced_configs(self) -> dict[str, dict[str, Any]]:
+        """Return ``replaced_config`` of the models that are loaded at the start, without those that have none.
+
+        Raises:
+            RepositoryError: a configuration or the state of a rollout cannot be read.
+        """
+        configs = {model: self.replaced_config(model) for model in (*self.options.stages, *self.options.pipelines)}
+        return {model: config for model, config in configs.items() if config is not None}
 
     @property
     def manifests(self) -> list[Manifest]:
@@ -137,6 +166,8 @@ def prepare(options: LaunchOptions, environ: Mapping[str, str], compile_reposito
     repository = find_repository(options.repository, environ)
     if options.compile_to:
         repository = compile_repository(repository, options.compile_to, options.compile_cache)
+    env |= {SERVED_REPOSITORY_VARIABLE: str(repository), PYTHON_VARIABLE: sys.executable, POLICY_VARIABLE: policy}
+    env |= access.environment()
     config_name = options.config_name or ("gpu" if has_gpu() else None)
     plan = plan_residency(
         repository,

@@ -17,8 +17,10 @@ from warmswap_ensemble.manifest import (
     verify_file,
     version_dirs,
 )
+from warmswap_ensemble.routes import ROUTES_NAME
 from warmswap_ops.config_text import config_path, parse_default_filename, parse_version_policy, read_config
 from warmswap_ops.errors import RepositoryError
+from warmswap_ops.rollout.state_file import routes_of
 
 REPOSITORY_VARIABLE: Final = "WARMSWAP_REPOSITORY"
 FOLDER_NAME: Final = "model_repository"
@@ -68,6 +70,8 @@ def read_repository(
 ) -> list[ServedVersion]:
     """Return what will be served, with the manifests read; files are not looked into yet (see ``verify``).
 
+    The state of a rollout, ``rollout.json``, knows better than the configurations.
+
     Args:
         repository: Folder of models.
         stages: Models that must be there with a manifest for every served version.
@@ -81,11 +85,16 @@ def read_repository(
     if missing:
         raise RepositoryError(f"{repository} lacks {', '.join(missing)}")
     served: list[ServedVersion] = []
+    routes = routes_of(repository)
     for name in (*stages, *pipelines):
         config = read_config(config_path(repository / name, config_name))
         policy, graph = parse_version_policy(config), parse_default_filename(config)
         folders = {int(path.name): path for path in version_dirs(repository / name)}
-        chosen = policy.choose(list(folders))
+        needed = routes.needed(name)
+        absent = [version for version in needed if version not in folders]
+        if absent:
+            raise RepositoryError(f"{repository / name} lacks version {absent[0]}, which {ROUTES_NAME} names")
+        chosen = list(needed) or policy.choose(list(folders))
         if not chosen:
             raise RepositoryError(f"{repository / name} has no version that its version_policy serves")
         for version in chosen:

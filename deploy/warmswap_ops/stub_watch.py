@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -27,6 +27,7 @@ class DeadStub:
     Attributes:
         pid: Its process id.
         model: Whose it was; ``unknown`` if it died before it was first seen.
+        version: Of the model; 0 if unknown.
         reason: ``oom_killed``, ``killed`` or ``exited``.
         cause: The same in words.
     """
@@ -35,6 +36,7 @@ class DeadStub:
     model: str
     reason: str
     cause: str
+    version: int = 0
 
     def __str__(self) -> str:
         """Return what happened, in words."""
@@ -47,7 +49,7 @@ class StubWatch:
     def __init__(self, server_pid: int) -> None:
         """Look at the stubs for the first time."""
         self._server_pid = server_pid
-        self._models: dict[int, str] = {}
+        self._models: dict[int, tuple[str, int]] = {}
         self._zombies: set[int] = set()
         self._oom_kills = oom_kills()
         self.dead()
@@ -63,14 +65,15 @@ class StubWatch:
             state = _stat(pid)[:1]
             if state in (["Z"], ["X"]):
                 zombies.add(pid)
-            elif pid not in self._models and (model := _model_of(pid)) is not None:
+            elif pid not in self._models and (model := stub_version(pid)) is not None:
                 self._models[pid] = model
         self._models = {pid: model for pid, model in self._models.items() if pid in children}
         confirmed, self._zombies = sorted(zombies & self._zombies), zombies
         if not confirmed:
             return []
         was_oom = oom_kills() > self._oom_kills
-        return [_describe(pid, self._models.get(pid, UNKNOWN), was_oom=was_oom) for pid in confirmed]
+        known = [(pid, *self._models.get(pid, (UNKNOWN, 0))) for pid in confirmed]
+        return [replace(_describe(pid, model, was_oom=was_oom), version=version) for pid, model, version in known]
 
 
 def has_dead_stub(server_pid: int) -> bool:
@@ -134,8 +137,8 @@ def _children(pid: int) -> set[int]:
     return found
 
 
-def _model_of(pid: int) -> str | None:
-    """Return the model of a stub: its first argument is ``<repository>/<model>/<version>/<file>``."""
+def stub_version(pid: int) -> tuple[str, int] | None:
+    """Return model and version of a stub: its first argument is ``<repository>/<model>/<version>/<file>``."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -143,4 +146,4 @@ def _model_of(pid: int) -> str | None:
     if not words[0].endswith(STUB_NAME) or len(words) <= MODEL_PATH_ARGUMENT:
         return None
     parts = PurePosixPath(os.fsdecode(words[MODEL_PATH_ARGUMENT])).parts
-    return parts[-3] if len(parts) >= 3 else None
+    return (parts[-3], int(parts[-2])) if len(parts) >= 3 and parts[-2].isdecimal() else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from warmswap_ops.residency.manager import ResidencyManager
-from warmswap_ops.stub_watch import UNKNOWN, StubWatch
+from warmswap_ops.stub_watch import UNKNOWN, DeadStub, StubWatch
 from warmswap_ops.triton_server import TritonServer
 
 CRASHES: Final = (-signal.SIGSEGV, -signal.SIGABRT)
@@ -29,9 +30,20 @@ class Trouble:
 
 
 def next_trouble(
-    server: TritonServer, residency: ResidencyManager, stubs: StubWatch | None, stopping: threading.Event
+    server: TritonServer,
+    residency: ResidencyManager,
+    stubs: StubWatch | None,
+    stopping: threading.Event,
+    may_be_missed: Callable[[DeadStub], bool] = lambda stub: False,
 ) -> Trouble | None:
     """Wait for trouble; ``None`` = the replica is being stopped.
+
+    Args:
+        server: The server.
+        residency: What it loads on demand.
+        stubs: Its model processes.
+        stopping: Set when the replica is being stopped.
+        may_be_missed: Whether nobody needs the process that died: a candidate's.
 
     Raises:
         ServerError: the server died, and not over a load on demand.
@@ -39,7 +51,7 @@ def next_trouble(
     while not stopping.is_set():
         code = server.process.wait(WATCH_INTERVAL_S)
         unfinished = residency.unfinished
-        dead = stubs.dead() if stubs else []
+        dead = [stub for stub in (stubs.dead() if stubs else []) if not may_be_missed(stub)]
         if stopping.is_set():
             return None
         if code is not None:

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from warmswap_ensemble.routes import ROLLOUT_FOLDER_VARIABLE
+from warmswap_ensemble.routes import OBSERVATIONS_SUFFIX, ROLLOUT_FOLDER_VARIABLE
 
-OBSERVATIONS_SUFFIX: Final = ".observed"
 MAX_BYTES: Final = 256 << 20
 """Of one file; more is not written down: the tool has read it long since, or nobody reads it."""
 

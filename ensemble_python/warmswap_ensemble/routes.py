@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from warmswap_ensemble.contract import PIPELINE_STAGES
+
 ROUTES_NAME: Final = "rollout.json"
 SCHEMA_VERSION: Final = 1
 DEFAULT_PATIENCE_MS: Final = 3000.0
@@ -24,6 +26,11 @@ CANDIDATE_SUFFIX: Final = "_candidate"
 
 ROLLOUT_FOLDER_VARIABLE: Final = "WARMSWAP_ROLLOUT_FOLDER"
 """Where the launcher lets pipelines leave what they observe; without it they observe nothing."""
+OBSERVATIONS_SUFFIX: Final = ".observed"
+SERVED_REPOSITORY_VARIABLE: Final = "WARMSWAP_SERVED_REPOSITORY"
+"""Where the launcher tells the rollout agent what is served: the agent's own folder is a temporary one."""
+PYTHON_VARIABLE: Final = "WARMSWAP_PYTHON"
+"""The interpreter to start other processes with: a stub does not know its own."""
 CONTROL_DIGEST_VARIABLE: Final = "WARMSWAP_CONTROL_SHA256"
 """sha256 of the control token, for the rollout agent; empty where the control API is open."""
 
@@ -102,10 +109,15 @@ class Routes:
         return {**self.pins, **(self.rollout.stable if self.rollout else {})}
 
     def needed(self, model: str) -> tuple[int, ...]:
-        """Return the versions of a model that must be loaded; empty = its configuration decides."""
+        """Return the versions of a model that must be loaded; empty = its configuration decides.
+
+        Of a pipeline none that is higher than the one that answers: Triton would send everybody there.
+        """
         versions = {self.stable[model]} if model in self.stable else set()
         if self.rollout and model in self.rollout.versions:
             versions |= set(self.rollout.versions[model])
+        if model in PIPELINE_STAGES:
+            versions = {version for version in versions if version <= self.stable[model]}
         return tuple(sorted(versions))
 
     def as_json(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("client-ca", "clients must show a certificate of this authority (mutual TLS)"),
     ):
         parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=meaning)
+    parser.add_argument(
+        "--release",
+        type=_release,
+        metavar="NAME",
+        help="put the label _release on every metric of the models, to tell replicas apart (default: no label)",
+    )
     parser.add_argument("--require-gpu", action="store_true", help="refuse to start without a GPU")
     parser.add_argument(
         "--trace-url",
@@ -197,6 +204,7 @@ def _serve(args: argparse.Namespace, events: EventQueue, log: ServeLog) -> int:
         control_token_file=args.control_token_file,
         max_connection_age_s=args.grpc_max_connection_age,
         require_gpu=args.require_gpu,
+        release=args.release,
         tls=Tls.of(args.tls_cert, args.tls_key, args.tls_client_ca),
     )
     return ServeLoop(options, log, events, args.drain_delay).run()
@@ -211,6 +219,12 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a port")
     return port
+
+
+def _release(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,63}", text):
+        raise argparse.ArgumentTypeError(f"must be 1 to 63 letters, digits or . _ : -, got {text!r}")
+    return text
 
 
 def _not_negative(text: str) -> int:

@@ -89,6 +89,11 @@ def child_pids(parent: int) -> list[int]:
     return children
 
 
+def set_background(pid: int, *, on: bool) -> None:
+    """Let a process run in CPU time that nobody else wants, or as all others do."""
+    _set_all_threads(pid, os.SCHED_IDLE if on else os.SCHED_OTHER)
+
+
 def _set_all_threads(pid: int, policy: int) -> None:
     """Set every thread of a process; a thread that is started meanwhile inherits from the one that starts it."""
     for _ in range(2):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from warmswap_ops.compiling.stamp import Trust
 from warmswap_ops.errors import RepositoryError
@@ -32,6 +32,7 @@ class ModelOperations:
         control: ControlClient,
         processes: Callable[[], Sequence[int]],
         load_timeout_s: float,
+        config_of: Callable[[str], Mapping[str, Any] | None] = lambda model: None,
     ) -> None:
         """Prepare.
 
@@ -41,12 +42,14 @@ class ModelOperations:
             control: Connection to the server; closed with this.
             processes: Returns the ids of tritonserver, first, and of its stubs.
             load_timeout_s: How long one load may take.
+            config_of: Returns what replaces the ``config.pbtxt`` of a model at the time of its load.
         """
         self.processes = processes
         self._plan = plan
         self._is_known = is_known
         self._control = control
         self._load_timeout_s = load_timeout_s
+        self._config_of = config_of
         self._verified: set[str] = set()
 
     def load(self, model: str, *, in_background: bool) -> None:
@@ -62,7 +65,7 @@ class ModelOperations:
         if in_background and pids:
             quietly = loading_in_background(pids[0], lambda pid: stub_model(pid) == model)
         with quietly:
-            self._control.load(model, timeout_s=self._load_timeout_s)
+            self._control.load(model, self._config_of(model), timeout_s=self._load_timeout_s)
 
     def unload(self, model: str) -> None:
         """Unload a model; returns when its memory is free.
