@@ -1,8 +1,8 @@
 """The control API: load, unload, index, readiness. gRPC only.
 
 An HTTP load freezes every keep-alive connection of its worker thread, probes included (facts/triton.md section 5); a
-gRPC load has a thread of its own. This module is the only one of the operations side that knows tritonclient, whose
-import takes 0.2 s: import it while the server starts.
+gRPC load has a thread of its own. Beside ``rollout.calls`` this is the only module of the operations side that knows
+tritonclient, whose import takes 0.2 s: import it while the server starts.
 """
 
 from __future__ import annotations
@@ -88,7 +88,11 @@ class ControlClient:
         self._client.close()
 
     def load(
-        self, model: str, config: Mapping[str, Any] | None = None, timeout_s: float = DEFAULT_LOAD_TIMEOUT_S
+        self,
+        model: str,
+        config: Mapping[str, Any] | None = None,
+        timeout_s: float = DEFAULT_LOAD_TIMEOUT_S,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Load a model, or bring it up to date; returns when it is READY, warm-up included.
 
@@ -96,6 +100,7 @@ class ControlClient:
             model: Folder in the model repository.
             config: Replaces ``config.pbtxt`` (its JSON form), for example to change the version policy.
             timeout_s: How long a load may take; Triton goes on loading after that.
+            files: Replace those of the repository: ``1/model.py`` to content; they need a ``config``.
 
         Raises:
             ModelLoadError: the model was refused.
@@ -104,8 +109,11 @@ class ControlClient:
             ControlDeniedError: the server wants another token.
         """
         override = json.dumps(config) if config is not None else None
+        given = {f"file:{name}": content for name, content in files.items()} if files else None
         try:
-            self._client.load_model(model, headers=self._headers, config=override, client_timeout=timeout_s)
+            self._client.load_model(
+                model, headers=self._headers, config=override, files=given, client_timeout=timeout_s
+            )
         except InferenceServerException as error:
             status = _status(error)
             if _is_denied(error):

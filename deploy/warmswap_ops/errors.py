@@ -14,7 +14,10 @@
     │   ├── UnknownModelError        no such model in the repository
     │   └── ModelLoadError           a model was refused: the reason is Triton's or the model's own
     ├── LicenceError         8    the policy forbids what the line names: remove it, license it, or change the policy
-    └── CompileError         10   a graph could not be compiled, or was compiled for another machine: compile here
+    ├── CompileError         10   a graph could not be compiled, or was compiled for another machine: compile here
+    └── RolloutError              a rollout cannot go on
+        ├── CandidateStoppedError 11   a candidate was refused, or rolled back: the text says why
+        └── RolloutBusyError 12   another rollout, or somebody else, is at work: wait, or take it over
 
 Exit code 1 is for faults of this program, 2 for wrong usage, 9 for ``warmswap lint`` that finds errors.
 """
@@ -126,3 +129,19 @@ class CompileError(OpsError):
     """A graph could not be compiled, or what was compiled is not for this machine."""
 
     exit_code = 10
+
+
+class RolloutError(OpsError):
+    """A rollout cannot go on."""
+
+
+class CandidateStoppedError(RolloutError):
+    """A candidate was refused, or rolled back."""
+
+    exit_code = 11
+
+
+class RolloutBusyError(RolloutError):
+    """Another rollout, or somebody else, is at work."""
+
+    exit_code = 12

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from warmswap_ensemble.comparison import Seen
-from warmswap_ensemble.contract import FACE_DETECTOR, FACE_EMBEDDER, FACE_LANDMARKER, FACE_SWAPPER, swapper_variant
+from warmswap_ensemble.contract import (
+    FACE_DETECTOR,
+    FACE_EMBEDDER,
+    FACE_LANDMARKER,
+    FACE_SWAPPER,
+    PIPELINE_STAGES,
+    swapper_variant,
+)
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.recording import RecordedCalls, Recorder, Replay
 from warmswap_ensemble.routes import CANDIDATE_SUFFIX, Rollout, Routes
@@ -40,18 +47,71 @@ class PipelineArm:
             self.own_executor.shutdown(wait=False)
 
 
-def arm_pins(configured: dict[str, str], state: Routes, rollout: Rollout | None) -> dict[str, str]:
-    """Return model to version: what the configuration says, unless the state of the rollout knows better."""
-    pinned = {**state.stable, **(rollout.candidate if rollout else {})}
-    return {**configured, **{model: str(version) for model, version in pinned.items()}}
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one process of a pipeline is in the state of a rollout.
+
+    A new version of the pipeline itself comes with its own stages: it never meets the others, whoever it serves.
+
+    Attributes:
+        pipeline: Its name.
+        served_as: The model that it is loaded as; a candidate has a name of its own.
+        version: Of the pipeline.
+    """
+
+    pipeline: str
+    served_as: str
+    version: int
+
+    def is_candidate(self, rollout: Rollout | None) -> bool:
+        """Whether this process is the candidate itself."""
+        if rollout is None or self.pipeline not in rollout.versions:
+            return self.served_as != self.pipeline
+        return self.served_as != self.pipeline or self.version == rollout.versions[self.pipeline][1]
+
+    def stable(self, state: Routes) -> dict[str, int]:
+        """Return model to version of what answers here when no request is shared out."""
+        own = state.rollout.candidate if state.rollout and self.is_candidate(state.rollout) else {}
+        return {**state.stable, **own}
+
+    def rollout(self, state: Routes) -> Rollout | None:
+        """Return the rollout that requests are shared out for here, if there is one."""
+        rollout = state.rollout
+        if rollout is None or self.is_candidate(rollout) or not concerns(self.pipeline, rollout):
+            return None
+        return rollout
+
+    def candidate(self, state: Routes) -> dict[str, int] | None:
+        """Return model to version of what may answer in place of the stable versions."""
+        rollout = self.rollout(state)
+        return {**state.stable, **rollout.candidate} if rollout else None
 
 
-def find_versions(pipeline: str, repository: Path, pins: dict[str, str]) -> tuple[dict[str, Stage], Variants]:
+def concerns(pipeline: str, rollout: Rollout) -> bool:
+    """Whether a pipeline can meet a candidate of a rollout."""
+    called = PIPELINE_STAGES[pipeline]
+    takes_variants = FACE_SWAPPER.name in called
+    return any(
+        model == pipeline or model in called or (takes_variants and swapper_variant(model))
+        for model in rollout.versions
+    )
+
+
+def find_versions(
+    pipeline: str, repository: Path, configured: Mapping[str, str], versions: Mapping[str, int]
+) -> tuple[dict[str, Stage], Variants]:
     """Return the stages of a pipeline, and the variants of the swapper where it swaps.
+
+    Args:
+        pipeline: Its name.
+        repository: Folder of the models.
+        configured: Pins of its configuration.
+        versions: What the state of a rollout says, which knows better.
 
     Raises:
         ManifestError: a version is missing, or two do not belong together.
     """
+    pins = {**configured, **{model: str(version) for model, version in versions.items()}}
     stages = resolve_stages(pipeline, repository, pins)
     if FACE_SWAPPER.name not in stages:
         return stages, Variants()

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from warmswap_ensemble.contract import PIPELINE_STAGES, swapper_variant
+from warmswap_ensemble.arms import Role
 from warmswap_ensemble.errors import (
     ImageTooLargeError,
     InvalidImageError,
@@ -26,7 +26,7 @@ from warmswap_ensemble.errors import (
 from warmswap_ensemble.observations import Observations
 from warmswap_ensemble.recording import Recorder, SeenEnoughError
 from warmswap_ensemble.request_scope import current_scope, note, request_scope
-from warmswap_ensemble.routes import Rollout, RouteFile, Routes
+from warmswap_ensemble.routes import Rollout, RouteFile
 from warmswap_ensemble.shadow import SecondLook, Shadow
 
 FAILURES_IN_A_ROW: Final = 3
@@ -85,47 +85,40 @@ class Canary(Generic[A]):
 
     def __init__(
         self,
-        pipeline: str,
+        role: Role,
         routes: RouteFile,
-        build: Callable[[Routes, Rollout | None], A],
+        build: Callable[[dict[str, int], Rollout | None], A],
         observations: Observations,
         log_error: Callable[[str], None],
-        *,
-        takes_part: bool = True,
     ) -> None:
         """Build the stable arm.
 
         Args:
-            pipeline: Which one.
+            role: What this process is in a rollout.
             routes: The state that rules.
-            build: Returns the arm of the stable versions, or with a rollout that of its candidates.
+            build: Returns the arm of versions; with a rollout, that of its candidates.
             observations: Gets what is seen of a rollout.
             log_error: Gets what is wrong with a new state.
-            takes_part: Whether requests are shared out here; not in a pipeline that is a candidate itself.
         """
         self.shadow = Shadow()
-        self._pipeline = pipeline
+        self._role = role
         self._routes = routes
         self._build = build
         self._observations = observations
         self._log_error = log_error
-        self._takes_part = takes_part
         self._state = routes.routes
-        self._stable = build(self._state, None)
+        self._stable_versions = role.stable(self._state)
+        self._stable = build(self._stable_versions, None)
+        self._candidate_versions: dict[str, int] | None = None
         self._candidate: A | None = None
         self._failures = 0
         self._broken = False
+        self._follow()
 
     @property
     def stable(self) -> A:
         """The versions that answer when no rollout says otherwise."""
         return self._stable
-
-    @property
-    def rollout(self) -> Rollout | None:
-        """The rollout that concerns this pipeline, if there is one."""
-        rollout = self._state.rollout
-        return rollout if self._takes_part and rollout is not None and concerns(self._pipeline, rollout) else None
 
     def close(self) -> None:
         """End the second looks and give up both arms."""
@@ -146,7 +139,7 @@ class Canary(Generic[A]):
             PipelineError: what the stable versions say of it.
         """
         self._look()
-        rollout, candidate = self.rollout, self._candidate
+        rollout, candidate = self._role.rollout(self._state), self._candidate
         if rollout is None or candidate is None or not rollout.is_watched():
             return work.answer(self._stable, None)
         failure: Exception | None = None
@@ -197,16 +190,21 @@ class Canary(Generic[A]):
             before.rollout and state.rollout and before.rollout.share != state.rollout.share
         ):
             self._failures, self._broken = 0, False
+        self._follow()
+
+    def _follow(self) -> None:
+        """Make the arms what the state says."""
+        state, rollout = self._state, self._role.rollout(self._state)
         try:
-            if state.stable != before.stable:
-                stable = self._build(state, None)
+            if (versions := self._role.stable(state)) != self._stable_versions:
+                stable = self._build(versions, None)
                 self._stable.close()
-                self._stable = stable
-            if (rollout := self.rollout) is None:
+                self._stable, self._stable_versions = stable, versions
+            if (other := self._role.candidate(state)) != self._candidate_versions:
                 self._drop_candidate()
-            elif self._candidate is None or before.rollout is None or before.rollout.versions != rollout.versions:
-                self._drop_candidate()
-                self._candidate = self._build(state, rollout)
+                if other is not None:
+                    self._candidate = self._build(other, rollout)
+                self._candidate_versions = other
         except Exception as error:
             self._log_error(f"cannot follow the rollout's state: {error}")
             if state.rollout is not None:
@@ -216,7 +214,7 @@ class Canary(Generic[A]):
     def _drop_candidate(self) -> None:
         if self._candidate is not None:
             self._candidate.close()
-            self._candidate = None
+        self._candidate, self._candidate_versions = None, None
 
     def _try(self, candidate: A, work: Work[A, T], rollout: Rollout) -> T:
         """Let the candidate answer, in a thread that can be left alone with it.
@@ -285,14 +283,7 @@ class Canary(Generic[A]):
         self.shadow.offer(SecondLook(run, lambda: self._observe(rollout, "dropped")))
 
     def _observe(self, rollout: Rollout, kind: str, **facts: object) -> None:
-        self._observations.write(rollout.id, kind, pipeline=self._pipeline, **facts)
-
-
-def concerns(pipeline: str, rollout: Rollout) -> bool:
-    """Whether a pipeline can meet a candidate of a rollout."""
-    called = {pipeline, *PIPELINE_STAGES[pipeline]}
-    takes_variants = any(swapper_variant(f"{stage}_x") for stage in called)
-    return any(model in called or (takes_variants and swapper_variant(model)) for model in rollout.versions)
+        self._observations.write(rollout.id, kind, pipeline=self._role.pipeline, **facts)
 
 
 def see_again(look: Callable[[], object]) -> None:

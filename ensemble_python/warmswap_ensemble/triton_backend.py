@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from warmswap_ensemble.arms import PipelineArm, arm_pins, find_versions, forward_model, recorded, second_look
+from warmswap_ensemble.arms import PipelineArm, Role, find_versions, forward_model, recorded, second_look
 from warmswap_ensemble.bls import bytes_tensor, call_stage, forward, read_parameters, read_picture, trace_of
 from warmswap_ensemble.canary import Canary, Work, see_again
 from warmswap_ensemble.comparison import Seen, compare
@@ -60,7 +60,7 @@ from warmswap_ensemble.request_scope import (
     trace_id_of,
 )
 from warmswap_ensemble.residency_client import ResidencyClient
-from warmswap_ensemble.routes import Rollout, RouteFile, Routes
+from warmswap_ensemble.routes import Rollout, RouteFile
 from warmswap_ensemble.self_test import golden_swap_options, read_golden, read_warmup_pictures, request_digest
 from warmswap_ensemble.source_cache import SourceCache
 from warmswap_ensemble.stage_calls import Arrays, StageCalls
@@ -119,12 +119,11 @@ class PipelineModel:
             self.executor = RequestExecutor(max_workers=2, thread_name_prefix=self.name)
             observations = Observations.from_environment(self.name, os.environ)
             self.canary = Canary(
-                self.name,
+                Role(self.name, self.served_as, int(self.version)),
                 RouteFile(self.repository),
                 self._build_arm,
                 observations,
                 self._log_problem,
-                takes_part=self.served_as == self.name,
             )
             self.request_log = RequestLog.from_environment(self.served_as, self.version, os.environ)
             self.golden = read_golden(model_dir / self.version)
@@ -218,23 +217,25 @@ class PipelineModel:
         """Answer a request with the versions whose turn it is; the warm-up is for those that serve."""
         return self.canary.answer(key, work) if self.answered else work.answer(self.canary.stable, None)
 
-    def _build_arm(self, state: Routes, rollout: Rollout | None) -> PipelineArm:
+    def _build_arm(self, versions: dict[str, int], rollout: Rollout | None) -> PipelineArm:
         """Find the versions that a rollout's state names, and make them ready to be called.
+
+        Args:
+            versions: Model to version.
+            rollout: Of which they are the candidates; ``None`` = they serve.
 
         Raises:
             ManifestError: a version is missing, or two do not belong together.
         """
         is_own = rollout is not None
-        if self.served_as != self.name:
-            rollout = state.rollout
-        stages, variants = find_versions(self.name, self.repository, arm_pins(self.pins, state, rollout))
+        stages, variants = find_versions(self.name, self.repository, self.pins, versions)
         executor = RequestExecutor(max_workers=2, thread_name_prefix=f"{self.name}-candidate") if is_own else None
         calls = StageCalls(stages, self._call_stage, self.fixed_frames, self.first_look)
         cache = SourceCache(min(CANDIDATE_CACHE_ENTRIES, self.cache.max_entries)) if is_own else self.cache
         for name, reason in variants.refused.items():
             self._log_problem(f"swapper {name} cannot be used: {reason}")
         swappers = Swappers.of(Pipeline(calls, self.limits, cache, executor or self.executor), variants)
-        return PipelineArm(swappers, stages, forward_model(self.name, rollout) if is_own else None, executor)
+        return PipelineArm(swappers, stages, forward_model(self.name, rollout), executor)
 
     def _log_problem(self, text: str) -> None:
         pb_utils.Logger.log_error(f"{self.name} {self.version}: {text}")

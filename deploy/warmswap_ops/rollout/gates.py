@@ -1,0 +1,236 @@
+"""Is the candidate harmful, harmless, or not known yet? The verdict of each gate, and what follows from all of them.
+
+A gate *fails* on evidence of harm: the whole interval lies beyond the limit. It *passes* on evidence of no harm: the
+whole interval lies within. Everything else is undecided, as small samples are. The gates are looked at again and again
+while a step lasts, and any look may end it, so each gets its part of alpha (Bonferroni): over all looks of a step
+together, a candidate that is as good as the stable version fails a gate with at most ``1 - confidence``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from warmswap_ops.rollout.plan import Plan
+from warmswap_ops.rollout.statistics import (
+    Interval,
+    difference_of_proportions,
+    mean_interval,
+    quantile,
+    quantile_interval,
+    ratio_of_quantiles,
+)
+
+ERRORS: Final = "errors"
+P50: Final = "p50"
+P99: Final = "p99"
+_QUANTILES: Final = ((P50, 0.5), (P99, 0.99))
+_REQUIRED: Final = (ERRORS, P50)
+"""Gates that must pass, not only not fail, where a plan is strict."""
+
+
+class Outcome(StrEnum):
+    """What a gate says."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+class Decision(StrEnum):
+    """What follows."""
+
+    ADVANCE = "advance"
+    WAIT = "wait"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version in a stretch of time.
+
+    Attributes:
+        requests: That it was given.
+        errors: Of these, what it failed.
+        latencies_ms: Of the others.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    latencies_ms: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Both versions in the same stretch of time.
+
+    Attributes:
+        stable: The one that serves.
+        candidate: The one that is tried.
+        measures: What second looks have measured, by name; see ``warmswap_ensemble.comparison``.
+    """
+
+    stable: Arm = field(default_factory=Arm)
+    candidate: Arm = field(default_factory=Arm)
+    measures: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one gate says.
+
+    Attributes:
+        gate: Its name.
+        outcome: What it says.
+        value: What was observed; NaN = nothing.
+        interval: What the truth lies in.
+        limit: Of the plan.
+        samples: How many observations of the candidate there are.
+        sentence: The same for people.
+    """
+
+    gate: str
+    outcome: Outcome
+    value: float
+    interval: Interval
+    limit: float
+    samples: int
+    sentence: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; what is infinite or unknown is null."""
+        low, high = (_finite(bound) for bound in self.interval)
+        return {
+            "gate": self.gate,
+            "outcome": self.outcome.value,
+            "value": _finite(self.value),
+            "low": low,
+            "high": high,
+            "limit": self.limit,
+            "samples": self.samples,
+            "sentence": self.sentence,
+        }
+
+
+def judge(window: Window, plan: Plan, *, looks: int, baseline: Arm | None = None) -> list[Verdict]:
+    """Return the verdict of every gate.
+
+    Args:
+        window: What was observed.
+        plan: The limits.
+        looks: How often the gates are looked at in this step.
+        baseline: What the stable version did before, for a step that leaves it no requests.
+    """
+    alpha = (1 - plan.gates.confidence) / max(1, looks)
+    stable, source = window.stable, ""
+    if not stable.requests and baseline is not None:
+        stable, source = baseline, " (of the step before)"
+    verdicts = [_judge_errors(stable, window.candidate, plan, alpha, source)]
+    for name, q in _QUANTILES:
+        verdicts.append(_judge_latency(name, q, stable, window.candidate, plan, alpha, source))
+    return verdicts + judge_quality(window.measures, plan, alpha)
+
+
+def judge_quality(measures: Mapping[str, Sequence[float]], plan: Plan, alpha: float) -> list[Verdict]:
+    """Return the verdicts on what was measured; a measure that is not there has none."""
+    verdicts: list[Verdict] = []
+    for name in plan.quality.__dataclass_fields__:
+        side, _, measure = name.partition("_")
+        values, limit = measures.get(measure, ()), float(getattr(plan.quality, name))
+        if not values:
+            continue
+        mean, interval = math.fsum(values) / len(values), mean_interval(values, alpha)
+        if side == "min":
+            outcome = _outcome(Interval(-interval.high, -interval.low), -limit)
+        else:
+            outcome = _outcome(interval, limit)
+        word = "least" if side == "min" else "most"
+        sentence = f"{measure} {mean:.4g} ({_range(interval)}) over {len(values)}, at {word} {limit:g}"
+        verdicts.append(Verdict(measure, outcome, mean, interval, limit, len(values), sentence))
+    return verdicts
+
+
+def decide(
+    verdicts: Sequence[Verdict], *, enough: bool, soaked: bool, timed_out: bool, needs_evidence: bool = False
+) -> tuple[Decision, str]:
+    """Return what follows from the verdicts, and why.
+
+    Args:
+        verdicts: Of all gates.
+        enough: Whether there are as many samples as the plan wants.
+        soaked: Whether the step has lasted as long as the plan wants.
+        timed_out: Whether it must not last longer.
+        needs_evidence: Whether errors and median must pass; else it is enough that no gate fails.
+    """
+    failed = [verdict.sentence for verdict in verdicts if verdict.outcome is Outcome.FAIL]
+    if failed:
+        return Decision.ROLL_BACK, "; ".join(failed)
+    open_ones = [
+        verdict.sentence
+        for verdict in verdicts
+        if needs_evidence and verdict.gate in _REQUIRED and verdict.outcome is not Outcome.PASS
+    ]
+    if soaked and enough and not open_ones:
+        return Decision.ADVANCE, ""
+    if timed_out:
+        missing = "; ".join(open_ones) if enough else "too few requests reached the candidate"
+        return Decision.ROLL_BACK, f"not enough to judge by in the time that the plan gives: {missing}"
+    return Decision.WAIT, ""
+
+
+def _judge_errors(stable: Arm, candidate: Arm, plan: Plan, alpha: float, source: str) -> Verdict:
+    limit = plan.gates.max_error_increase
+    interval = difference_of_proportions(
+        (stable.errors, stable.requests), (candidate.errors, candidate.requests), alpha
+    )
+    value = _share(candidate) - _share(stable)
+    sentence = (
+        f"errors {candidate.errors} of {candidate.requests} against {stable.errors} of {stable.requests}{source}: "
+        f"{_range(Interval(100 * interval.low, 100 * interval.high))} points more, limit {100 * limit:g}"
+    )
+    return Verdict(ERRORS, _outcome(interval, limit), value, interval, limit, candidate.requests, sentence)
+
+
+def _judge_latency(name: str, q: float, stable: Arm, candidate: Arm, plan: Plan, alpha: float, source: str) -> Verdict:
+    limit = plan.gates.max_p50_ratio if name == P50 else plan.gates.max_p99_ratio
+    first, second = stable.latencies_ms, candidate.latencies_ms
+    interval = ratio_of_quantiles(first, second, q, alpha)
+    if not first or not second:
+        nothing = (
+            f"{name}: nothing to compare, {len(second)} answers of the candidate and {len(first)} of the stable version"
+        )
+        return Verdict(name, Outcome.UNDECIDED, math.nan, interval, limit, len(second), nothing)
+    before_ms, after_ms = quantile(first, q), quantile(second, q)
+    outcome = _outcome(interval, limit)
+    slack = plan.gates.min_slowdown_ms
+    least_ms, most_ms = quantile_interval(second, q, alpha / 2), quantile_interval(first, q, alpha / 2)
+    if outcome is Outcome.FAIL and least_ms.low - most_ms.high <= slack:
+        outcome = Outcome.UNDECIDED
+    if outcome is Outcome.UNDECIDED and least_ms.high - most_ms.low <= slack:
+        outcome = Outcome.PASS  # slower or not, it is by less than is worth a word
+    sentence = (
+        f"{name} {after_ms:.1f} ms against {before_ms:.1f}{source}: {after_ms / before_ms:.2f} times "
+        f"({_range(interval)}), limit {limit:g}, {len(second)} and {len(first)} answers"
+    )
+    return Verdict(name, outcome, after_ms / before_ms, interval, limit, len(second), sentence)
+
+
+def _outcome(interval: Interval, limit: float) -> Outcome:
+    if interval.low > limit:
+        return Outcome.FAIL
+    return Outcome.PASS if interval.high <= limit else Outcome.UNDECIDED
+
+
+def _share(arm: Arm) -> float:
+    return arm.errors / arm.requests if arm.requests else 0.0
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.3g} to {interval.high:.3g}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
