@@ -1,0 +1,1 @@
+"""Put a new version of one model in place of the one that is served."""
