@@ -281,6 +281,14 @@ def test_an_archive_of_two_versions_is_refused(stage: Path, pipeline: Path, tmp_
     assert_refused(RepositoryError, "holds 2 versions", path, work)
 
 
+def test_a_version_within_a_version_is_refused_from_an_archive(stage: Path, tmp_path: Path, work: Path) -> None:
+    shutil.copytree(stage, stage / "old")
+    path = tmp_path / "nested.tar"
+    path.write_bytes(packed(stage, ".", "w"))
+    assert_refused(RepositoryError, r"holds 2 versions \(manifest.json, old/manifest.json\)", path, work)
+    assert run(stage, work).digest == tree_digest(stage)  # of a folder the operator has said which
+
+
 # OCI layouts.
 
 
