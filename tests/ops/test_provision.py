@@ -175,6 +175,18 @@ def test_a_truncated_archive_is_refused(archive: Path, store: Path, share: float
     assert_refused(RepositoryError, "truncated|corrupt", archive, store)
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_corrupt_archive_is_refused(repository: Path, tmp_path: Path, store: Path, kind: str) -> None:
+    (repository / "noise.bin").write_bytes(os.urandom(1 << 20))  # is stored as it is: any change of it unpacks
+    path = tmp_path / "corrupt"
+    with tarfile.open(path, f"w:{kind}") as tar:  # type: ignore[call-overload]
+        tar.add(repository, "repository")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert_refused(RepositoryError, "truncated|corrupt", path, store)
+
+
 def link(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target

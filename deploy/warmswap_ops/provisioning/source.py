@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import re
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from warmswap_ops.errors import MachineError, RepositoryError, UsageError
@@ -52,6 +55,8 @@ def fetch(url: str, target: Path, progress: Progress) -> None:
     try:
         answer = urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_S)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the answer, with its socket
         raise MachineError(f"cannot fetch {url}: {error}") from error
     with answer, target.open("wb") as out:
         while True:
@@ -101,12 +106,20 @@ def extract(archive: Path, target: Path, progress: Progress) -> None:
                 file = tar.extractfile(member)
                 assert file is not None
                 _copy(file, copied, progress)
-    except (tarfile.TarError, EOFError) as error:
+            _read_to_end(tar)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise RepositoryError(f"{archive} is truncated or no tar archive: {error}") from error
     except OSError as error:
         if error.errno is None:  # gzip and lzma say so of content that is none
             raise RepositoryError(f"{archive} is corrupt: {error}") from error
         raise
+
+
+def _read_to_end(tar: tarfile.TarFile) -> None:
+    """Read what follows the last member: only at the end of a stream is its checksum compared."""
+    assert tar.fileobj is not None
+    while tar.fileobj.read(BLOCK_BYTES):
+        pass
 
 
 def _members(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
