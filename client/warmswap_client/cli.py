@@ -44,6 +44,7 @@ EXTRAS: Final = {
     "lint": "server",
     "compile": "server",
     "provision": "server",
+    "rollout": "server",
     "export": "export",
     "verify": "export",
     "bench": "loadtests",

@@ -87,6 +87,16 @@ def find_access(host: str, token_file: Path | None, environ: Mapping[str, str]) 
     return OPEN if is_loopback(host) else Access(secrets.token_urlsafe(32))
 
 
+def given_access(token_file: Path | None, environ: Mapping[str, str]) -> Access:
+    """Return what a tool brings along: the token of the file, or of ``$WARMSWAP_CONTROL_TOKEN_FILE``, else nothing.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no token.
+    """
+    given = token_file or environ.get(TOKEN_FILE_VARIABLE)
+    return Access(_read_token(Path(given))) if given else OPEN
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens there."""
     if host == "localhost":

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -26,7 +26,6 @@ from warmswap_ops.errors import (
     ServerUnreachableError,
     UnknownModelError,
 )
-from warmswap_ops.tls import Tls
 from warmswap_ops.triton_log import load_failure
 
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -50,6 +49,13 @@ class ModelState:
     reason: str
 
 
+class HasClientArguments(Protocol):
+    """Knows how to speak TLS: ``tls.Tls`` to the server of this machine, ``rollout.tls.RolloutTls`` to any."""
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Return arguments of ``InferenceServerClient``."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerMetadata:
     """What a server says of itself; ``name`` is its ``--id``."""
@@ -61,13 +67,13 @@ class ServerMetadata:
 class ControlClient:
     """A connection to the control API of one server; safe to share between threads."""
 
-    def __init__(self, grpc_address: str, access: Access = OPEN, tls: Tls | None = None) -> None:
+    def __init__(self, grpc_address: str, access: Access = OPEN, tls: HasClientArguments | None = None) -> None:
         """Prepare the connection: the port should be open, or gRPC falls into its reconnect backoff.
 
         Args:
             grpc_address: ``host:port``.
             access: The token, where the server wants one.
-            tls: That of a server on this machine.
+            tls: How to speak TLS; ``None`` = not.
         """
         self._address = grpc_address
         self._headers = access.grpc_headers()

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from warmswap_ops.control import HasClientArguments
 from warmswap_ops.errors import ControlError, ControlTimeoutError, ServerUnreachableError
-from warmswap_ops.tls import Tls
 
 Arrays = Mapping[str, NDArray[Any]]
 DEFAULT_TIMEOUT_S: Final = 30.0
@@ -20,7 +20,7 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 class ModelCaller:
     """A connection to one server; safe to share between threads."""
 
-    def __init__(self, grpc_address: str, tls: Tls | None = None) -> None:
+    def __init__(self, grpc_address: str, tls: HasClientArguments | None = None) -> None:
         """Prepare a connection to ``host:port``."""
         self._address = grpc_address
         self._client = InferenceServerClient(grpc_address, **(tls.client_arguments() if tls else {}))

@@ -137,6 +137,12 @@ class Leader:
         self._stop(reason)
         return self._current
 
+    def history(self, last: int) -> list[dict[str, Any]]:
+        """Return the last entries of the history, of all replicas together, the oldest first."""
+        answers = self._fleet.all(lambda replica: replica.ask("history", last=last))
+        entries = {entry["id"]: entry for answer in answers.values() for entry in answer["entries"]}
+        return sorted(entries.values(), key=lambda entry: str(entry["time"]))[-last:]
+
     # The phases
 
     def _begin(self, candidates: Sequence[Candidate]) -> None:

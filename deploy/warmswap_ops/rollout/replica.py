@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from warmswap_ensemble.routes import Routes, parse_routes
 from warmswap_ops.access import Access
-from warmswap_ops.control import ControlClient
+from warmswap_ops.control import ControlClient, HasClientArguments
 from warmswap_ops.errors import (
     ControlDeniedError,
     ControlError,
@@ -21,7 +21,6 @@ from warmswap_ops.errors import (
 from warmswap_ops.rollout.agent import CHANGED, DENIED
 from warmswap_ops.rollout.calls import ModelCaller, bytes_array
 from warmswap_ops.rollout.state_file import StateChangedError
-from warmswap_ops.tls import Tls
 
 AGENT: Final = "warmswap_rollout"
 _TEXT: Final = {"data_type": "TYPE_STRING", "dims": [1]}
@@ -58,7 +57,7 @@ class Seen:
 class Replica:
     """A connection to one replica; safe to share between threads."""
 
-    def __init__(self, address: str, access: Access, tls: Tls | None = None) -> None:
+    def __init__(self, address: str, access: Access, tls: HasClientArguments | None = None) -> None:
         """Prepare a connection to ``host:port`` of its gRPC port."""
         self.address = address
         self._access = access

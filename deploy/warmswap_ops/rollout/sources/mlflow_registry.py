@@ -26,7 +26,7 @@ from warmswap_ops.rollout.sources.version_folder import check_version_folder, fi
 
 EXPERIMENT: Final = "warmswap"
 DIGEST_TAG: Final = "warmswap.digest"
-INSTALL: Final = 'pip install "mlflow-skinny>=3.12" alembic sqlalchemy'
+INSTALL: Final = 'pip install "warmswap[mlflow]"'
 _ARTEFACTS: Final = "model"
 _SQLITE: Final = "sqlite:///"
 _FACTS: Final = ("model", "version", "name", "pack", "licence", "commercial_use", "exporter", "opset", "precision")
