@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HELP: str = "bring a new version of a model to replicas that serve: trial, shadow, canary, promote, roll back"
 
 DEFAULT_REPLICA: Final = "127.0.0.1:8001"
+_NOT_IN_TEXT: Final = ("event", "verdicts", "gates")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="MODEL=SRC",
             help="another model that must change at the same time: requests never meet one without the other",
         )
-        action.add_argument(
-            "--plan", type=Path, metavar="FILE", help="TOML (default: 1, 5, 25, 50, 100 %% a minute each)"
-        )
+        action.add_argument("--plan", type=Path, metavar="FILE", help="TOML (default: 1, 5, 25, 50, 100 %%)")
         action.add_argument("--policy", metavar="commercial|any", help="licences (default: $WARMSWAP_POLICY, or any)")
         _add_replica_arguments(action)
     for name, meaning in (
@@ -200,12 +200,14 @@ def _reporter(args: argparse.Namespace) -> Any:
 
 
 def _text(values: Mapping[str, Any]) -> str:
-    """Return an event as a line, the verdicts of a look below it."""
-    shown = [
-        f"{key} {_short(value)}" for key, value in values.items() if key not in ("event", "verdicts", "gates") and value
-    ]
+    """Return an event as a line; below it what the gates say that do not pass, where it is decided."""
+    shown = [f"{key} {_short(value)}" for key, value in values.items() if key not in _NOT_IN_TEXT and value]
+    verdicts = values.get("verdicts", [])
+    counts = Counter(verdict["outcome"] for verdict in verdicts)
+    shown += [f"{outcome} {count}" for outcome, count in counts.items()]
     lines = [f"{values.get('event', ''):<14} {'  '.join(shown)}".rstrip()]
-    lines += [f"    {verdict['outcome']:<9} {verdict['sentence']}" for verdict in values.get("verdicts", ())]
+    if values.get("decision") != "wait":
+        lines += [f"    {verdict['outcome']:<9} {verdict['sentence']}" for verdict in verdicts]
     return "\n".join(lines)
 
 
