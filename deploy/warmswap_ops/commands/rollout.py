@@ -186,7 +186,9 @@ def _leader(args: argparse.Namespace) -> Iterator[Leader]:
     tls = RolloutTls(files) if args.tls or files != TlsFiles() else None
     fleet = Fleet([Replica(address, access, tls) for address in dict.fromkeys(args.replica or [DEFAULT_REPLICA])])
     try:
-        yield Leader(fleet, _who(), secrets.token_hex(8), _reporter(args), load_timeout_s=args.load_timeout)
+        yield Leader(
+            fleet, _who(), secrets.token_hex(8), _reporter(args), load_timeout_s=args.load_timeout, lease_s=args.lease
+        )
     finally:
         fleet.close()
 
@@ -245,5 +247,13 @@ def _add_replica_arguments(parser: argparse.ArgumentParser) -> None:
         ("key", "its private key"),
     ):
         parser.add_argument(f"--tls-{name}", metavar="FILE", help=meaning)
+    parser.add_argument(
+        "--lease",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="without a word of this program for so long another one may go on, and half as long after that the "
+        "candidate gets no more requests (default: %(default)g)",
+    )
     parser.add_argument("--load-timeout", type=float, default=300.0, metavar="S", help="for one load (default: 300)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

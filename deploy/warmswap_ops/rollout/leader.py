@@ -29,11 +29,11 @@ from warmswap_ops.rollout.record import Phase, Record, parse_record, routes_for,
 from warmswap_ops.rollout.replica import UPLOAD_TIMEOUT_S, Replica, Seen
 from warmswap_ops.rollout.state_file import StateChangedError
 
-LEASE_S: Final = 15.0
-"""Nobody else may take a rollout over before; renewed at every look."""
-WATCH_S: Final = 20.0
-"""After that time without the tool, the pipelines give the candidate nothing more."""
-RENEW_S: Final = 3.0
+DEFAULT_LEASE_S: Final = 15.0
+WATCH_FACTOR: Final = 1.5
+"""After so many leases without the tool, the pipelines give the candidate nothing more."""
+RENEWALS: Final = 5
+"""Of one lease."""
 POLL_S: Final = 0.2
 ATTEMPTS: Final = 5
 
@@ -44,7 +44,16 @@ Report = Callable[[str, Mapping[str, Any]], None]
 class Leader:
     """Leads one rollout at a time."""
 
-    def __init__(self, fleet: Fleet, who: str, owner: str, report: Report, *, load_timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        who: str,
+        owner: str,
+        report: Report,
+        *,
+        load_timeout_s: float = 300.0,
+        lease_s: float = DEFAULT_LEASE_S,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -53,12 +62,15 @@ class Leader:
             owner: The same for programs, another one for each run of the tool.
             report: Gets events.
             load_timeout_s: How long one load may take.
+            lease_s: Nobody else may take the rollout over before that time has passed without a word of ours.
         """
         self._fleet = fleet
         self._who = who
         self._owner = owner
         self._report = report
         self._load_timeout_s = load_timeout_s
+        self._lease_s = lease_s
+        self._watch_s = WATCH_FACTOR * lease_s
         self._seen: dict[Replica, Seen] = {}
         self._record: Record | None = None
         self._plan = Plan()
@@ -132,8 +144,8 @@ class Leader:
             raise RolloutError("no rollout is under way; warmswap rollout history shows the last ones")
         was_done = record.phase is Phase.DONE
         self._take_over(record)
-        if was_done:  # the old version may be gone from memory
-            self._fleet.all(lambda replica: self._serve_both(replica))
+        if was_done:
+            self._fleet.all(self._load_both_again)
         self._stop(reason)
         return self._current
 
@@ -338,7 +350,7 @@ class Leader:
             self._record = replace(self._current, reason=reason)
             self._enter(Phase.ROLLING_BACK, reason=reason)
             self._fleet.reach(self._serve_stable_pipelines)
-            self._report("rolled_back", {"ms": round((time.monotonic() - started_s) * 1e3, 1), "reason": reason})
+            self._report("flipped_back", {"ms": round((time.monotonic() - started_s) * 1e3, 1), "reason": reason})
         self._finish(Phase.ROLLED_BACK, self._current.stable)
 
     def _finish(self, phase: Phase, serving: Mapping[str, int]) -> None:
@@ -365,7 +377,7 @@ class Leader:
             if phase is Phase.ROLLED_BACK:
                 raise CandidateStoppedError(
                     f"rollout {self._current.id} was stopped: {self._current.reason}; {names} cannot be reached and "
-                    f"gives the candidate nothing after {WATCH_S:g} s: run warmswap rollout abort when it is back"
+                    f"gives the candidate nothing after {self._watch_s:g} s: run warmswap rollout abort when it is back"
                 )
             raise ControlError(f"{names} cannot be reached: run the rollout again when it is back")
         highest = answers.found
@@ -459,6 +471,11 @@ class Leader:
         finally:
             replica.ask("gently", models=[])
 
+    def _load_both_again(self, replica: Replica) -> None:
+        """Load the old versions, which are gone from memory when a rollout is done, beside the new ones."""
+        for model, pair in self._current.versions.items():
+            replica.serve_versions(model, sorted(pair), self._load_timeout_s)
+
     def _serve_candidate_pipelines(self, replica: Replica) -> None:
         for model, pair in self._current.versions.items():
             if model in PIPELINE_STAGES:
@@ -501,7 +518,7 @@ class Leader:
         self._report(phase.value, {"rollout": record.id, **facts})
 
     def _renew(self) -> None:
-        if time.monotonic() - self._renewed_s >= RENEW_S:
+        if time.monotonic() - self._renewed_s >= self._lease_s / RENEWALS:
             self._record = replace(self._current, sequence=self._current.sequence + 1)
             self._write()
 
@@ -517,7 +534,11 @@ class Leader:
                 routes = edit(replica, routes_for(record, before, *shares))
                 try:
                     replica.ask(
-                        "change", routes=routes.as_json(), expected=before.generation, lease_s=LEASE_S, watch_s=WATCH_S
+                        "change",
+                        routes=routes.as_json(),
+                        expected=before.generation,
+                        lease_s=self._lease_s,
+                        watch_s=self._watch_s,
                     )
                 except StateChangedError:
                     self._seen[replica] = replica.state(time.time)
@@ -552,7 +573,7 @@ class Leader:
             raise RolloutBusyError(f"{where}: one rollout at a time; finish it, or warmswap rollout abort")
         if left_s > 0 and last.owner != self._owner:
             raise RolloutBusyError(
-                f"{where}, and was led {LEASE_S - left_s:.0f} s ago: wait {left_s:.0f} s to go on with it, should "
+                f"{where}, and is led still, or was until lately: wait {left_s:.0f} s to go on with it, should "
                 "nobody lead it any more"
             )
 

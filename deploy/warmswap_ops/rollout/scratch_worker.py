@@ -21,8 +21,9 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,10 +45,15 @@ from warmswap_ops.rollout.processes import stubs_of
 from warmswap_ops.rollout.samples import read_samples
 from warmswap_ops.rollout.scratch_memory import available_mb
 from warmswap_ops.rollout.state_file import routes_of
+from warmswap_ops.stub_watch import StubWatch
+from warmswap_ops.trouble import WATCH_INTERVAL_S
 
 LONGEST_S: Final = 300
 TURNS: Final = 12
 """Requests to each version; the first two do not count."""
+LOAD_TIMEOUT_S: Final = 120.0
+DEAD_STUB_S: Final = 3.0
+"""A Triton whose model process died in a warm-up may wait for its answer for ever."""
 SLOW_TURN_S: Final = 30.0
 MEMORY_MARGIN: Final = 1.25
 
@@ -92,7 +98,8 @@ def try_candidates(repository: Path, versions: Versions, limits: Mapping[str, fl
     with tempfile.TemporaryDirectory(prefix="warmswap-trial-") as folder:
         scratch = make_scratch(repository, Path(folder) / "repository", versions)
         check_findings(scratch, versions)
-        with LocalTriton(scratch) as server:
+        server = LocalTriton(scratch, load_timeout_s=LOAD_TIMEOUT_S)
+        with ending_with_its_stubs(server), server:
             ready_ms = server.phases[-1].details["ms_total"]
             memory_mb = {
                 model: round(pss_mb(stubs_of(server.pid, model, candidate)), 1)
@@ -103,9 +110,40 @@ def try_candidates(repository: Path, versions: Versions, limits: Mapping[str, fl
                 latency_ms = {model: measure(caller, scratch, model, pair) for model, pair in versions.items()}
             finally:
                 caller.close()
+            server.kill()  # nobody waits for it
     check_latency(latency_ms, limits)
     check_memory(sum(memory_mb.values()))
     return {"ok": True, "reason": "", "latency_ms": latency_ms, "memory_mb": memory_mb, "ready_ms": round(ready_ms, 1)}
+
+
+@contextlib.contextmanager
+def ending_with_its_stubs(server: LocalTriton) -> Iterator[None]:
+    """End a server in which the process of a model has died, should it not do that itself.
+
+    Raises:
+        RepositoryError: so it was; says which process.
+    """
+    ended = threading.Event()
+    dead: list[str] = []
+
+    def watch() -> None:
+        stubs: StubWatch | None = None
+        while not dead and not ended.wait(WATCH_INTERVAL_S):
+            with contextlib.suppress(OpsError):
+                stubs = stubs or StubWatch(server.pid)
+                dead.extend(map(str, stubs.dead()))
+        if dead and not ended.wait(DEAD_STUB_S):
+            server.kill()
+
+    watcher = threading.Thread(target=watch, name="stubs", daemon=True)
+    watcher.start()
+    try:
+        yield
+    except OpsError as error:
+        raise RepositoryError(f"{dead[0]} ({error})" if dead else str(error)) from error
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def make_scratch(repository: Path, scratch: Path, versions: Versions) -> Path:
