@@ -22,6 +22,7 @@ from warmswap_ensemble.errors import (
     InvalidTensorError,
     PipelineError,
     RequestCancelledError,
+    StageNotReadyError,
 )
 from warmswap_ensemble.observations import Observations
 from warmswap_ensemble.recording import Recorder, SeenEnoughError
@@ -141,7 +142,7 @@ class Canary(Generic[A]):
         self._look()
         rollout, candidate = self._role.rollout(self._state), self._candidate
         if rollout is None or candidate is None or not rollout.is_watched():
-            return work.answer(self._stable, None)
+            return self._answer_stable(work, None)
         failure: Exception | None = None
         if not self._broken and rollout.is_candidates(key):
             started_s = time.monotonic()
@@ -158,7 +159,7 @@ class Canary(Generic[A]):
         recorder = Recorder() if failure is None and not self._broken and rollout.is_shadowed(key) else None
         started_s = time.monotonic()
         try:
-            answered = work.answer(self._stable, recorder)
+            answered = self._answer_stable(work, recorder)
         except PipelineError as error:
             if failure is not None:
                 self._note_failure(rollout, failure, took_ms, stable=error)
@@ -175,6 +176,21 @@ class Canary(Generic[A]):
         if recorder is not None:
             self._offer(rollout, candidate, work, recorder, live_ms)
         return answered
+
+    def _answer_stable(self, work: Work[A, T], recorder: Recorder | None) -> T:
+        """Answer with the stable versions; with the new ones, should these have been unloaded meanwhile.
+
+        A rollout that ends unloads what no request is sent to any more. One that is under way may meet that between
+        two stages.
+        """
+        arm = self._stable
+        try:
+            return work.answer(arm, recorder)
+        except StageNotReadyError:
+            self._look()
+            if self._stable is arm:
+                raise
+            return work.answer(self._stable, None)
 
     def _look(self) -> None:
         """Follow a new state; where it cannot be followed, stay with the old one."""

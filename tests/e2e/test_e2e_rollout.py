@@ -120,7 +120,7 @@ def test_a_bad_candidate_never_touches_the_server(
 
 def test_second_looks_stop_what_the_golden_request_does_not(place: Site, tmp_path: Path) -> None:
     """A detector whose points are a little off still swaps the golden face."""
-    candidate = candidates.poor_detector(place.repository, tmp_path / "candidate", shift_px=9.0)
+    candidate = candidates.poor_detector(place.repository, tmp_path / "candidate", shift_px=14.0)
     serving = place.serving("face_detector")
     with place.traffic() as traffic:
         tool = rollout(

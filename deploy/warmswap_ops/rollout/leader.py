@@ -35,6 +35,8 @@ WATCH_FACTOR: Final = 1.5
 RENEWALS: Final = 5
 """Of one lease."""
 POLL_S: Final = 0.2
+DRAIN_S: Final = 1.0
+"""Requests under way may finish before what they use is unloaded; those that take longer are answered by the others."""
 ATTEMPTS: Final = 5
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -355,6 +357,8 @@ class Leader:
 
     def _finish(self, phase: Phase, serving: Mapping[str, int]) -> None:
         """Leave nothing loaded but what serves; then nothing on disk of what was rolled back; then no needless pins."""
+
+        time.sleep(DRAIN_S)
 
         def clean(replica: Replica) -> dict[str, int]:
             for model, version in serving.items():
