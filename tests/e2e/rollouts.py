@@ -90,12 +90,17 @@ class Tool:
         assert self._process.stderr is not None
         self._errors.extend(self._process.stderr)
 
-    def wait_for(self, event: str, fits: Callable[[dict[str, Any]], bool] = lambda found: True) -> dict[str, Any]:
+    def wait_for(
+        self, event: str, fits: Callable[[dict[str, Any]], bool] = lambda found: True, or_phase: str = ""
+    ) -> dict[str, Any]:
+        """Wait for an event; or for a rollout that was taken over in that phase, since one that is killed may be late."""
         deadline_s = time.monotonic() + WAIT_S
         while time.monotonic() < deadline_s:
             ended = self._process.poll() is not None
             for found in list(self.events):
                 if found.get("event") == event and fits(found):
+                    return found
+                if or_phase and found.get("phase") == or_phase:
                     return found
             assert not ended, f"ended without {event}: {self.error()}"
             time.sleep(0.02)

@@ -34,7 +34,18 @@ def test_a_tuned_detector_takes_over_and_goes_back(place: Site, tmp_path: Path) 
         assert tool.end() == 0, tool.error()
         after = str(tool.events[-1]["versions"]["face_detector"])
         phases = [name for name in tool.names() if name not in ("look", "trial")]
-        assert phases == ["staged", "proven", "loaded", "shadow", "canary", "canary", "promoted", "done", "ended"]
+        assert phases == [
+            "begun",
+            "staged",
+            "proven",
+            "loaded",
+            "shadow",
+            "canary",
+            "canary",
+            "promoted",
+            "done",
+            "ended",
+        ]
         time.sleep(1)
         asked_s = time.time()
         back = rollout("rollback", "--reason", "a look at the way back", *place.at)

@@ -144,7 +144,13 @@ class Agent:
 
     def do_upload(self, data: bytes, rollout: str, model: str, name: str, offset: int) -> dict[str, Any]:
         """Write a part of a candidate's file."""
-        staging.write_part(self._repository, rollout, model, name, offset, data)
+        try:
+            staging.write_part(self._repository, rollout, model, name, offset, data)
+        except OSError:
+            staging.discard(
+                self._repository, rollout, model, None
+            )  # a full disk would keep even the state from changing
+            raise
         return {}
 
     def do_settle(self, data: bytes, rollout: str, model: str, version: int, files: dict[str, str]) -> dict[str, Any]:

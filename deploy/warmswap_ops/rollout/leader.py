@@ -185,6 +185,7 @@ class Leader:
             started_s=now_s,
         )
         self._write()
+        self._report("begun", {"rollout": self._record.id, "versions": self._versions_json()})
         self._remember("begun", versions=self._versions_json(), candidates=self._record.candidates)
 
     def _lead(self, candidates: Mapping[str, Candidate], until: Phase) -> Record:
@@ -238,7 +239,12 @@ class Leader:
                 what = {"rollout": record.id, "model": model, "version": number, "files": dict(candidate.files)}
                 replica.ask("settle", None, UPLOAD_TIMEOUT_S, **what)
 
-        self._each_in_turn(bring)
+        try:
+            self._each_in_turn(bring)
+        except RolloutError as error:
+            if isinstance(error, RolloutBusyError):
+                raise
+            raise CandidateStoppedError(f"it cannot be staged: {error}") from error
         self._enter(Phase.STAGED, seconds=round(time.monotonic() - started_s, 2))
 
     def _prove(self) -> None:
@@ -357,7 +363,6 @@ class Leader:
 
     def _finish(self, phase: Phase, serving: Mapping[str, int]) -> None:
         """Leave nothing loaded but what serves; then nothing on disk of what was rolled back; then no needless pins."""
-
         time.sleep(DRAIN_S)
 
         def clean(replica: Replica) -> dict[str, int]:
@@ -452,6 +457,8 @@ class Leader:
     def _load_again(self, replica: Replica, gone: list[str]) -> None:
         """Tell a candidate that died from a server that was started again, and has loaded nothing but what it must."""
         ready = {model: replica.ready_versions(model) for model in gone}
+        if any(version not in replica.ready_versions(model) for model, version in self._current.stable.items()):
+            return  # it is being started
         died = [model for model in gone if self._candidate_number(model) in ready[model]]
         if died:
             raise CandidateStoppedError(f"the process of {died[0]} {self._candidate_number(died[0])} on {replica} died")
@@ -524,10 +531,20 @@ class Leader:
     def _renew(self) -> None:
         if time.monotonic() - self._renewed_s >= self._lease_s / RENEWALS:
             self._record = replace(self._current, sequence=self._current.sequence + 1)
-            self._write()
+            self._write(needs_one=False)
 
-    def _write(self, edit: Callable[[Replica, Routes], Routes] = lambda replica, routes: routes) -> None:
-        """Bring the record, and the state that it stands for, to every replica that can be reached."""
+    def _write(
+        self,
+        edit: Callable[[Replica, Routes], Routes] = lambda replica, routes: routes,
+        *,
+        needs_one: bool = True,
+    ) -> None:
+        """Bring the record, and the state that it stands for, to every replica that can be reached.
+
+        Raises:
+            RolloutBusyError: somebody else leads the rollout now.
+            ControlError: no replica can be reached, and one must.
+        """
         record = self._current
         share = self._plan.steps[min(record.step, len(self._plan.steps) - 1)].weight
         shares = (share, self._plan.shadow.share, self._plan.patience_ms)
@@ -554,7 +571,7 @@ class Leader:
 
         self._renewed_s = time.monotonic()
         answers = self._fleet.reach(write)
-        if len(answers.lost) == len(self._fleet.replicas):
+        if needs_one and len(answers.lost) == len(self._fleet.replicas):
             error = next(iter(answers.lost.values()))
             raise error if isinstance(error, OpsError) else ControlError(str(error))
 
