@@ -167,6 +167,12 @@ def test_too_little_evidence_is_no_pass() -> None:
         judged([replica(answer(LEFT))], [replica(answer(LEFT))], short, rate=20.0)
 
 
+def test_few_answers_are_no_pass_where_no_evidence_is_wanted_either() -> None:
+    lenient = Plan(gates=Gates(strict=False), shadow=QUICK.shadow, steps=(Step(100.0, soak_s=0.2, max_soak_s=0.5),))
+    with pytest.raises(CandidateStoppedError, match="too few requests reached the candidate"):
+        judged([replica(answer(LEFT))], [replica(answer(LEFT))], lenient, rate=20.0)
+
+
 def test_a_request_that_hangs_is_not_forgotten() -> None:
     """All answers that came are as they should be, but for those that come last."""
     good = replica(answer(LEFT, RIGHT))
@@ -190,7 +196,11 @@ def test_the_first_request_to_each_replica_is_not_measured() -> None:
     seen: list[bytes] = []
     old, new = replica(answer(LEFT), seen=seen), replica(ServerFailedError("cold"), seen=seen)
     asyncio.run(warm_up([old], [new], PICTURES))
-    assert seen == [b"target", b"target 2"] * 2
+    assert seen == [b"target", b"target 2", b"target"]  # what fails, perhaps after a time-out, is not asked again
+
+
+def test_an_old_replica_that_fails_is_no_reason_not_to_judge() -> None:
+    asyncio.run(warm_up([replica(ServerFailedError("broken"))], [replica(answer(LEFT))], PICTURES))
 
 
 def test_a_picture_that_the_stable_replicas_refuse_is_no_use() -> None:

@@ -67,13 +67,13 @@ async def warm_up(stable: Sequence[Swap], candidate: Sequence[Swap], pictures: S
             except InvalidRequestError as error:
                 raise UsageError(f"{each.name} is no use here: {error}") from error
             except WarmswapError:
-                continue  # it will be counted
+                break  # it will be counted
     for swap in candidate:
         for each in pictures:
             try:
                 await swap(each.source, each.target)
             except WarmswapError:
-                continue
+                break
 
 
 async def judge_pods(load: PairLoad, plan: Plan, limits: Limits, report: Report) -> list[Verdict]:
