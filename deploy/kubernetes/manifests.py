@@ -54,6 +54,9 @@ CUSTOM_RESOURCES: Final = {
 }
 NEWER_FIELDS: Final = {("keda.sh/v1alpha1", "ScaledObject"): (("spec", "fallback", "behavior"),)}
 """Fields that are documented, and newer than the schemas at hand: those of KEDA are of 2.16. Not validated."""
+ROLLOUTS: Final = HERE / "rollouts"
+ARGO_API: Final = "argoproj.io/v1alpha1"
+ARGO_SCHEMAS: Final = HERE / "argo-rollouts.schema.json"
 GATEWAY_SCHEMAS: Final = HERE / "gateway-api.schema.json"
 
 
@@ -106,12 +109,17 @@ def validate(text: str, kube_version: tuple[int, int], where: str, summary: Summ
     """Hold every object to its schema; unknown fields are errors."""
     for manifest in documents(text):
         api, kind = manifest["apiVersion"], manifest["kind"]
-        name = f"{where}: {kind} {manifest['metadata']['name']}"
+        metadata = manifest["metadata"]
+        name = f"{where}: {kind} {metadata.get('name') or metadata['generateName']}"
         try:
             for *path, field_name in NEWER_FIELDS.get((api, kind), ()):
                 functools.reduce(lambda node, key: node.get(key, {}), path, manifest).pop(field_name, None)
             if api in CUSTOM_RESOURCES:
                 _hold_to(manifest, _strict_schema(CUSTOM_RESOURCES[api], kind))
+            elif api == ARGO_API:
+                _hold_to(manifest, json.loads(ARGO_SCHEMAS.read_text())[kind])
+                for job in _jobs(manifest):
+                    kubernetes_validate.validate(job, f"{kube_version[0]}.{kube_version[1]}", strict=True)
             elif api.startswith("gateway.networking.k8s.io/"):
                 jsonschema.validate(manifest, json.loads(GATEWAY_SCHEMAS.read_text())[kind])
             else:
@@ -153,6 +161,10 @@ def main(arguments: list[str] | None = None) -> int:
         span = f"Kubernetes {versions[0][0]}.{versions[0][1]} to {versions[-1][0]}.{versions[-1][1]}"
         bad = len(summary.problems) - before[1]
         rows.append((profile.stem, f"{objects} objects, {span}: {f'{bad} problems' if bad else 'valid'}"))
+    for path in sorted(ROLLOUTS.glob("*.yaml")):
+        for version in kube_versions():
+            validate(path.read_text(), version, f"{path.stem}, Kubernetes {version[0]}.{version[1]}", summary)
+    rows.append(("rollouts", f"{len(list(ROLLOUTS.glob('*.yaml')))} files, for every version of Kubernetes"))
     for profile in profiles:
         text = render(tools["helm"], profile, RENDERED_FOR)
         path = RENDERED / profile.stem / "manifests.yaml"
@@ -173,6 +185,13 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in summary.problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if summary.problems else 0
+
+
+def _jobs(template: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the Kubernetes Jobs that an AnalysisTemplate makes."""
+    for metric in template["spec"].get("metrics", ()):
+        job = metric["provider"]["job"]
+        yield {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": job["spec"]}
 
 
 def _oldest_for(profile: Path) -> tuple[int, int]:

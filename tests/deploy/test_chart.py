@@ -47,6 +47,7 @@ WRONG = {
     ),
     "tag latest": ("image.tag=latest", "at '/image/tag'"),
     "digest cut short": ("image.digest=sha256:abc", "at '/image/digest'"),
+    "release": ("release=two words", "at '/release'"),
     "model source": ("models.source=nfs", "at '/models/source': value must be one of 'baked', 'imageVolume'"),
     "cold floor": ("autoscaling.hpa.minReplicas=0", "at '/autoscaling/hpa/minReplicas': minimum: got 0, want 1"),
     "no preStop": ("shutdown.preStopSeconds=0", "at '/shutdown/preStopSeconds': minimum: got 0, want 1"),
@@ -152,6 +153,17 @@ def test_a_stager_writes_where_the_server_reads() -> None:
     (init,) = pod["initContainers"]
     assert init["args"] == ["--from=/source/open", "--to=/cache"]
     assert "--repository=/cache/current" in pod["containers"][0]["args"]
+
+
+def test_a_release_becomes_an_option_of_the_server_and_none_is_none() -> None:
+    (named,) = server(rendered("--set", "release=blue"))["spec"]["containers"]
+    (unnamed,) = server(rendered())["spec"]["containers"]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    serve.add_arguments(parser)
+    assert parser.parse_args(named["args"]).release == "blue"
+    assert set(named["args"]) - set(unnamed["args"]) == {"--release=blue"}
+    knative = ["--values", str(KUBERNETES / "profiles/knative.yaml"), "--set", "release=blue"]
+    assert "--release=blue" in server(rendered(*knative))["spec"]["containers"][0]["args"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -93,7 +93,7 @@ class Tool:
     def wait_for(
         self, event: str, fits: Callable[[dict[str, Any]], bool] = lambda found: True, or_phase: str = ""
     ) -> dict[str, Any]:
-        """Wait for an event; or for a rollout that was taken over in that phase, since one that is killed may be late."""
+        """Wait for an event; or for a rollout that is in that phase already when it is taken over."""
         deadline_s = time.monotonic() + WAIT_S
         while time.monotonic() < deadline_s:
             ended = self._process.poll() is not None

@@ -193,3 +193,16 @@ def test_command_line_takes_the_files(server: LocalTriton, authority: Pair, caps
     assert main(["wait", url, f"--tls-ca={authority.cert}", "--timeout=10"]) == 0
     assert main(["wait", url, "--tls-ca=/nowhere", "--timeout=10"]) == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.triton
+def test_the_judge_of_a_rollout_takes_the_files(
+    server: LocalTriton, authority: Pair, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "picture").write_bytes(b"none")
+    sides = [f"--stable={server.grpc_url}", f"--candidate={server.grpc_url}"]
+    words = ["rollout", "judge", *sides, f"--source={folder / 'picture'}", f"--target={folder / 'picture'}", "--wait=5"]
+    assert main([*words, f"--tls-ca={authority.cert}"]) == 2  # it got in: the toy behind it takes no pictures
+    assert "is no use here" in capsys.readouterr().err
+    assert main([*words, "--tls"]) == 7  # the system does not trust our authority
+    assert "is not ready" in capsys.readouterr().err

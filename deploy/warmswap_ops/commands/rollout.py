@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from warmswap_ops.commands import _judge
+
 if TYPE_CHECKING:
     from warmswap_ops.rollout.checks import Candidate
     from warmswap_ops.rollout.leader import Leader
@@ -66,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "history":
             action.add_argument("--last", type=int, default=50, metavar="N", help="entries (default: %(default)s)")
         _add_replica_arguments(action)
+    judge = actions.add_parser("judge", help=_judge.HELP, description=_judge.HELP)
+    _judge.add_arguments(judge)
+    _add_tls_arguments(judge)
     register = actions.add_parser("register", help="put a version folder into MLflow's model registry")
     register.add_argument("folder", type=Path, help="version folder, as warmswap export makes it")
     register.add_argument("--name", required=True, help="registered model, for example face_swapper")
@@ -82,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.action == "register":
         return _register(args)
+    if args.action == "judge":
+        return _judge.run(args, _reporter(args))
     with _leader(args) as leader:
         match args.action:
             case "run" | "stage":
@@ -240,13 +247,7 @@ def _add_replica_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="token of the control API (default: $WARMSWAP_CONTROL_TOKEN_FILE, else none)",
     )
-    parser.add_argument("--tls", action="store_true", help="the replicas speak TLS")
-    for name, meaning in (
-        ("ca", "who vouches for the replicas (default: whom the system trusts)"),
-        ("cert", "our own certificate, where they want one"),
-        ("key", "its private key"),
-    ):
-        parser.add_argument(f"--tls-{name}", metavar="FILE", help=meaning)
+    _add_tls_arguments(parser)
     parser.add_argument(
         "--lease",
         type=float,
@@ -257,3 +258,13 @@ def _add_replica_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--load-timeout", type=float, default=300.0, metavar="S", help="for one load (default: 300)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _add_tls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tls", action="store_true", help="the replicas speak TLS")
+    for name, meaning in (
+        ("ca", "who vouches for the replicas (default: whom the system trusts)"),
+        ("cert", "our own certificate, where they want one"),
+        ("key", "its private key"),
+    ):
+        parser.add_argument(f"--tls-{name}", metavar="FILE", help=meaning)

@@ -16,6 +16,9 @@
 - --grpc-max-connection-age={{ $v.serve.grpcMaxConnectionAgeSeconds }}
 - --log-format={{ $v.serve.logFormat }}
 - --request-log={{ $v.serve.requestLog }}
+{{- with $v.release }}
+- --release={{ . }}
+{{- end }}
 {{- with $v.serve.configName }}
 - --config-name={{ . }}
 {{- end }}
