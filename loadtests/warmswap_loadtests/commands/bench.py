@@ -12,7 +12,7 @@ from typing import Any, Final
 
 HELP: Final = (
     "measure: cold, soak, avalanche, overhead, start, load, replicas, composite, batching, detect, detector, "
-    "on-demand, paste, kubelet; each against what it is compared with"
+    "on-demand, paste, kubelet, rollouts; each against what it is compared with"
 )
 
 Figures = dict[str, Any]
@@ -67,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_avalanche_arguments(avalanche)
     kubelet = benchmarks.add_parser("kubelet", help="rollouts, drains and deaths of real pods under load, no cluster")
     _add_kubelet_arguments(kubelet)
+    rollouts = benchmarks.add_parser("rollouts", help="good and bad candidates rolled out under load, one by one")
+    _add_rollouts_arguments(rollouts)
     on_demand = benchmarks.add_parser("on-demand", help="other requests while a model is loaded on demand")
     on_demand.add_argument("--cycles", type=_count, default=20, help="loads and unloads (default: %(default)s)")
     on_demand.add_argument("--swapper", default="512", help="variant to load (default: %(default)s)")
@@ -76,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         cold,
         avalanche,
         kubelet,
+        rollouts,
         soak,
         overhead,
         start,
@@ -89,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         on_demand,
     ):
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for benchmark in (soak, overhead, start, replicas, batching, detect, detector, on_demand):
+    for benchmark in (rollouts, soak, overhead, start, replicas, batching, detect, detector, on_demand):
         benchmark.add_argument(
             "--repository", type=Path, default=Path("model_repository"), help="what to serve (default: %(default)s)"
         )
@@ -153,6 +156,20 @@ def _add_kubelet_arguments(kubelet: argparse.ArgumentParser) -> None:
     )
     kubelet.add_argument("--out", type=Path, metavar="DIR", help="write kubelet.json, .html and charts here")
     kubelet.add_argument("--redraw", action="store_true", help="measure nothing: draw what kubelet.json in --out holds")
+
+
+def _add_rollouts_arguments(rollouts: argparse.ArgumentParser) -> None:
+    rollouts.add_argument("--count", type=_count, default=50, help="rollouts of the series (default: %(default)s)")
+    rollouts.add_argument("--rate", type=_positive, help="requests a second (default: half of what the server can do)")
+    rollouts.add_argument(
+        "--baseline", type=_positive, default=30.0, metavar="S", help="each stretch without one (default: %(default)s)"
+    )
+    rollouts.add_argument(
+        "--shadow-turns", type=_count, default=6, help="stretches with and without second looks (default: %(default)s)"
+    )
+    rollouts.add_argument("--ways-back", type=_count, default=5, help="timed rollbacks (default: %(default)s)")
+    rollouts.add_argument("--out", type=Path, metavar="DIR", help="write rollouts.json, .md and charts here")
+    rollouts.add_argument("--redraw", action="store_true", help="measure nothing: draw what --out holds")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -228,6 +245,26 @@ def _kubelet(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lin
     return results, kubelet_lines
 
 
+def _rollouts(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
+    from warmswap_loadtests.avalanche.bench import make_folder
+    from warmswap_loadtests.errors import BenchError
+    from warmswap_loadtests.rollouts import bench as rollouts
+    from warmswap_loadtests.rollouts.report import rollout_lines, write_results
+
+    if args.redraw and not args.out:
+        raise BenchError("--redraw needs --out DIR, the folder with rollouts.json")
+    if args.out and not args.redraw:
+        make_folder(args.out)  # now, not when all is measured
+    options = rollouts.RolloutOptions(
+        args.repository, args.count, args.rate, args.baseline, args.shadow_turns, args.ways_back
+    )
+    results = rollouts.read_results(args.out) if args.redraw else rollouts.measure_rollouts(options, progress)
+    if args.out:
+        for path in write_results(results, args.out):
+            progress(f"wrote {path}")
+    return results, rollout_lines
+
+
 def _overhead(args: argparse.Namespace, progress: Progress) -> tuple[Figures, Lines]:
     from warmswap_loadtests.overhead import OverheadOptions, measure_overhead, overhead_lines
 
@@ -298,6 +335,7 @@ _BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Progress], tuple[Figu
     "soak": _soak,
     "avalanche": _avalanche,
     "kubelet": _kubelet,
+    "rollouts": _rollouts,
     "overhead": _overhead,
     "start": _start,
     "load": _load,
