@@ -12,7 +12,12 @@ from warmswap_loadtests.cold.charts import Theme, dress, png
 STABLE_COLOUR: Final = "#0072B2"
 CANDIDATE_COLOUR: Final = "#D55E00"
 WINDOW_S: Final = 5.0
-_PHASES: Final = ("staged", "proven", "shadow", "canary", "promoted", "done")
+_OUTCOMES: Final = (
+    ("good", "o", STABLE_COLOUR, "took over"),
+    ("trial", "s", "#666666", "stopped at the trial"),
+    ("live", "^", CANDIDATE_COLOUR, "rolled back"),
+)
+_PHASES: Final = ("staged", "shadow", "canary", "promoted", "done")
 
 
 def render_rollout(results: Mapping[str, Any], theme: Theme) -> bytes:
@@ -65,17 +70,11 @@ def render_memory(results: Mapping[str, Any], theme: Theme) -> bytes:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots()
     rows = results["series"]
-    axes.plot(
-        [0, *(row["number"] for row in rows)], [results["memory_mb"]["start"], *(row["memory_mb"] for row in rows)]
-    )
-    for got, marker, colour in (
-        ("good", "o", STABLE_COLOUR),
-        ("trial", "s", "#999999"),
-        ("live", "^", CANDIDATE_COLOUR),
-    ):
+    after_mb = [results["memory_mb"]["start"], *(row["memory_mb"] for row in rows)]
+    axes.plot([0, *(row["number"] for row in rows)], after_mb, color="#999999")
+    for got, marker, colour, label in _OUTCOMES:
         points = [(row["number"], row["memory_mb"]) for row in rows if row["got"] == got]
         if points:
-            label = {"good": "took over", "trial": "stopped at the trial", "live": "rolled back"}[got]
             axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=label, zorder=3)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("rollout")

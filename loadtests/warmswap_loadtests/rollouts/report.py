@@ -50,6 +50,7 @@ def figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     memory, back = results["memory_mb"], results["ways_back"]
     bad = [row for row in rows if row["expected"] != "good"]
     stopped = sum(row["got"] in ("trial", "live") for row in bad)
+    full_ms, times = results["full"]["p99_ms"], f"the worst of {len(back['flip_ms'])}"
     right = sum(row["got"] == row["expected"] for row in rows)
     return [
         ("requests, over HTTP and gRPC by turns", f"{results['sent']} at {results['per_s']:g} a second, none repeated"),

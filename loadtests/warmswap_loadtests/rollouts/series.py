@@ -53,20 +53,22 @@ GOOD_KINDS: Final = (
     Kind("tuned detector", "face_detector", GOOD, _tuned),
     Kind("embedder and swapper of a new space", "face_embedder", GOOD, _pair),
 )
+
+
+def _crashing(after: int) -> Callable[[Path, Path, int], Sequence[str]]:
+    return _one(lambda repository, out: candidates.pipeline(repository, out, crash_after=after))
+
+
 BAD_KINDS: Final = (
     Kind("corrupt file", "face_detector", TRIAL, _one(candidates.corrupt)),
     Kind("points 14 px off", "face_detector", LIVE, _one(lambda r, o: candidates.poor_detector(r, o, 14.0))),
     Kind("wrong contract", "face_detector", TRIAL, _one(candidates.wrong_contract)),
-    Kind(
-        "crashes at its 41st request", "face_swap", LIVE, _one(lambda r, o: candidates.pipeline(r, o, crash_after=40))
-    ),
+    Kind("crashes at its 41st request", "face_swap", LIVE, _crashing(40)),
     Kind("not a number", "face_detector", TRIAL, _one(candidates.not_finite)),
     Kind("1.7 times as slow", "face_detector", LIVE, _one(lambda r, o: candidates.slow_detector(r, o, 2))),
     Kind("ten times as slow", "face_detector", TRIAL, _one(candidates.slow_detector)),
     Kind("out of memory", "face_detector", TRIAL, _one(candidates.greedy_detector)),
-    Kind(
-        "crashes at its first request", "face_swap", TRIAL, _one(lambda r, o: candidates.pipeline(r, o, crash_after=0))
-    ),
+    Kind("crashes at its first request", "face_swap", TRIAL, _crashing(0)),
 )
 
 
