@@ -488,12 +488,17 @@ class Leader:
             replica.serve_versions(model, sorted(pair), self._load_timeout_s)
 
     def _serve_candidate_pipelines(self, replica: Replica) -> None:
-        for model, pair in self._current.versions.items():
-            if model in PIPELINE_STAGES:
-                try:
-                    replica.serve_versions(model, sorted(pair), self._load_timeout_s)
-                except ModelLoadError as error:
-                    raise CandidateStoppedError(f"{replica} refuses it: {error}") from error
+        pipelines = {model: pair for model, pair in self._current.versions.items() if model in PIPELINE_STAGES}
+        if all(replica.ready_versions(model) == set(pair) for model, pair in pipelines.items()):
+            return
+        replica.ask("gently", models=list(pipelines))
+        try:
+            for model, pair in pipelines.items():
+                replica.serve_versions(model, sorted(pair), self._load_timeout_s)
+        except ModelLoadError as error:
+            raise CandidateStoppedError(f"{replica} refuses it: {error}") from error
+        finally:
+            replica.ask("gently", models=[])
 
     def _serve_stable_pipelines(self, replica: Replica) -> None:
         for model, pair in self._current.versions.items():
