@@ -8,7 +8,7 @@ LINTED := client deploy ensemble_python examples export_scripts loadtests tests
 STAMPED := pyproject.toml constraints.txt deploy/setup.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint format unit e2e test-export test-packs bench bench-cold bench-cold-twins twins bench-models image image-lint test-image clean
+.PHONY: help setup demo rollout-demo serve test lint format unit e2e test-export test-packs bench bench-cold bench-cold-twins twins bench-models image image-lint test-image clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ setup: $(VENV)/.dev ## make .venv with everything but the exporter
 
 demo: $(VENV)/.demo ## swap two faces through a real Triton, over gRPC and HTTP
 	$(RUN)/python examples/demo.py --output out
+
+rollout-demo: $(VENV)/.dev ## roll out a good and a bad detector under traffic (two minutes)
+	$(RUN)/python examples/rollout_demo.py
 
 serve: $(VENV)/.demo ## start a server on the default ports
 	$(RUN)/warmswap serve

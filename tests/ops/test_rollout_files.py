@@ -1,0 +1,435 @@
+"""What rollouts keep on a replica's disk, and the agent that does it: state, history, candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmswap_ensemble.routes import (
+    CONTROL_DIGEST_VARIABLE,
+    PYTHON_VARIABLE,
+    ROLLOUT_FOLDER_VARIABLE,
+    SERVED_REPOSITORY_VARIABLE,
+    Rollout,
+    Routes,
+)
+from warmswap_loadtests.rollouts import candidates
+from warmswap_ops.errors import CandidateStoppedError, LicenceError, MachineError, OpsError, RepositoryError, UsageError
+from warmswap_ops.repository import read_repository
+from warmswap_ops.rollout import staging
+from warmswap_ops.rollout.agent import CHANGED, DENIED, FAILED, Agent
+from warmswap_ops.rollout.checks import check_candidate
+from warmswap_ops.rollout.observed import Observed
+from warmswap_ops.rollout.record import Phase, Record, parse_record, routes_for, without_needless_pins
+from warmswap_ops.rollout.scratch_memory import available_mb
+from warmswap_ops.rollout.served import needs
+from warmswap_ops.rollout.state_file import (
+    HISTORY_NAME,
+    StateChangedError,
+    append_history,
+    read_history,
+    replace_routes,
+    routes_of,
+)
+from warmswap_ops.stub_watch import DeadStub
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+ROLLOUT = Rollout("r1", {"face_detector": (1, 2)}, share=0.5)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for model in ("face_detector", "face_swap"):
+        shutil.copytree(REPOSITORY / model, tmp_path / model, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+@pytest.fixture
+def agent(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Agent:
+    return Agent(environment(repository, tmp_path_factory.mktemp("observed")), 1)
+
+
+def environment(repository: Path, folder: Path, token: str = "") -> dict[str, str]:
+    return {
+        SERVED_REPOSITORY_VARIABLE: str(repository),
+        ROLLOUT_FOLDER_VARIABLE: str(folder),
+        CONTROL_DIGEST_VARIABLE: hashlib.sha256(token.encode()).hexdigest() if token else "",
+        PYTHON_VARIABLE: "python3",
+    }
+
+
+# The state
+
+
+def test_only_who_knew_the_last_state_may_change_it(tmp_path: Path) -> None:
+    replace_routes(tmp_path, Routes(1, {"face_detector": 1}), 0)
+    with pytest.raises(StateChangedError, match="generation 1 is there, 0 was expected"):
+        replace_routes(tmp_path, Routes(1, {"face_detector": 2}), 0)
+    replace_routes(tmp_path, Routes(1, {"face_detector": 1}), 0)  # what is there already: replicas share a disk
+    replace_routes(tmp_path, Routes(2, {"face_detector": 2}), 1)
+    assert routes_of(tmp_path).pins == {"face_detector": 2}
+
+
+def test_of_two_at_once_one_wins(tmp_path: Path) -> None:
+    outcomes: list[str] = []
+
+    def change(number: int) -> None:
+        try:
+            replace_routes(tmp_path, Routes(1, {"face_detector": number}), 0)
+        except StateChangedError:
+            outcomes.append("refused")
+        else:
+            outcomes.append("won")
+
+    threads = [threading.Thread(target=change, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused"] * 7 + ["won"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".rollout.json")] == []
+
+
+def test_a_state_that_cannot_be_understood_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rollout.json").write_text("[")
+    with pytest.raises(RepositoryError, match=r"rollout\.json is not JSON.*restore the file"):
+        routes_of(tmp_path)
+
+
+def test_the_history_has_each_entry_once_and_survives_a_cut_line(tmp_path: Path) -> None:
+    for entry in (
+        {"id": "r1/1", "event": "begun"},
+        {"id": "r1/1", "event": "begun"},
+        {"id": "r1/2", "event": "staged"},
+    ):
+        append_history(tmp_path, entry)
+    with (tmp_path / HISTORY_NAME).open("a") as file:
+        file.write('{"id": "r1/3", "ev')
+    assert [entry["id"] for entry in read_history(tmp_path)] == ["r1/1", "r1/2"]
+    assert read_history(tmp_path / "elsewhere") == []
+
+
+# What is served
+
+
+def test_the_state_says_which_versions_are_served(repository: Path) -> None:
+    shutil.copytree(repository / "face_detector/1", repository / "face_detector/2")
+    path = repository / "face_detector/2/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
+
+    def served() -> list[int]:
+        return [version.version for version in read_repository(repository, ["face_detector"], [])]
+
+    assert served() == [2], "as Triton's default policy"
+    replace_routes(repository, Routes(1, {"face_detector": 1}), 0)
+    assert served() == [1]
+    replace_routes(repository, Routes(2, {}, ROLLOUT), 1)
+    assert served() == [1, 2]
+    replace_routes(repository, Routes(3, {"face_detector": 7}), 2)
+    with pytest.raises(RepositoryError, match=r"lacks version 7, which rollout\.json names"):
+        served()
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "expected"),
+    [("face_detector", 1, True), ("face_detector", 2, False), ("face_swap", 1, True), ("warmswap_rollout", 1, False)],
+)
+def test_whose_death_matters(repository: Path, model: str, version: int, expected: bool) -> None:
+    replace_routes(repository, Routes(1, {}, ROLLOUT, {"face_detector": 2}), 0)
+    assert needs(repository, DeadStub(1, model, "killed", "was killed", version)) is expected
+
+
+# Candidates on disk
+
+
+def put(repository: Path, candidate: Path, part: int = 1 << 20) -> dict[str, str]:
+    for path in sorted(candidate.rglob("*")):
+        data, name = path.read_bytes(), path.relative_to(candidate).as_posix()
+        for offset in range(0, len(data), part):
+            staging.write_part(repository, "r1", "face_detector", name, offset, data[offset : offset + part])
+    return staging.file_table(candidate)
+
+
+def test_a_candidate_gets_its_number_when_all_of_it_is_there(repository: Path, tmp_path_factory: Any) -> None:
+    candidate = candidates.tuned_detector(repository, tmp_path_factory.mktemp("c") / "candidate")
+    files = put(repository, candidate)
+    assert staging.highest_version(repository, "face_detector") == 1, "not before"
+    for _ in range(2):  # the tool may have been killed before it knew
+        staging.settle(repository, "r1", "face_detector", 2, files)
+    assert staging.highest_version(repository, "face_detector") == 2
+    manifest = json.loads((repository / "face_detector/2/manifest.json").read_text())
+    assert (manifest["version"], manifest["name"]) == (2, "centerface-tuned")
+    staging.discard(repository, "r1", "face_detector", 2)
+    assert sorted(path.name for path in (repository / "face_detector").iterdir()) == [
+        "1",
+        "config.pbtxt",
+        "configs",
+        "warmup",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        pytest.param(lambda folder: (folder / "model.onnx").write_bytes(b"x"), "corrupt on its way", id="differs"),
+        pytest.param(lambda folder: (folder / "model.onnx").unlink(), r"model\.onnx is missing", id="missing"),
+        pytest.param(lambda folder: (folder / "more").write_text("x"), "more is not part of the candidate", id="extra"),
+    ],
+)
+def test_what_did_not_arrive_as_it_was_sent(repository: Path, tmp_path_factory: Any, harm: Any, says: str) -> None:
+    candidate = candidates.tuned_detector(repository, tmp_path_factory.mktemp("c") / "candidate")
+    files = put(repository, candidate)
+    harm(repository / "face_detector/.staged-r1")
+    with pytest.raises(RepositoryError, match=says):
+        staging.settle(repository, "r1", "face_detector", 2, files)
+    assert staging.highest_version(repository, "face_detector") == 1
+
+
+def test_a_number_that_is_taken_is_not_overwritten(repository: Path, tmp_path_factory: Any) -> None:
+    candidate = candidates.tuned_detector(repository, tmp_path_factory.mktemp("c") / "candidate")
+    shutil.copytree(repository / "face_detector/1", repository / "face_detector/2")
+    (repository / "face_detector/2/model.onnx").write_bytes(b"another")
+    with pytest.raises(RepositoryError):
+        staging.settle(repository, "r1", "face_detector", 2, put(repository, candidate))
+    assert (repository / "face_detector/2/model.onnx").read_bytes() == b"another"
+
+
+@pytest.mark.parametrize("name", ["../1/model.onnx", "/etc/passwd", "a/../../b", ""])
+def test_names_do_not_lead_out(repository: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="leads out of the candidate"):
+        staging.write_part(repository, "r1", "face_detector", name, 0, b"x")
+
+
+@pytest.mark.parametrize(
+    ("rollout", "model"), [("../r", "face_detector"), ("r1", "../face_detector"), ("r1", "nobody")]
+)
+def test_neither_do_rollouts_and_models(repository: Path, rollout: str, model: str) -> None:
+    with pytest.raises(UsageError):
+        staging.write_part(repository, rollout, model, "model.onnx", 0, b"x")
+
+
+def test_a_candidate_of_a_pipeline_is_a_model_of_its_own(repository: Path) -> None:
+    shutil.copytree(repository / "face_swap/1", repository / "face_swap/2")
+    for _ in range(2):
+        staging.make_candidate_model(repository, "face_swap", 2)
+    made = repository / "face_swap_candidate"
+    assert 'name: "face_swap_candidate"' in (made / "config.pbtxt").read_text()
+    assert sorted(path.name for path in made.iterdir()) == ["2", "config.pbtxt", "configs", "warmup"]
+    assert 'name: "face_swap"' in (repository / "face_swap/config.pbtxt").read_text()
+    staging.remove_candidate_model(repository, "face_swap")
+    assert not made.exists()
+
+
+# The agent
+
+
+def test_an_agent_wants_the_token(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    agent = Agent(environment(repository, tmp_path_factory.mktemp("o"), "the-right-token-0123"), 1)
+    for token in ({}, {"token": "another"}, {"token": None}, {"token": 7}):
+        assert agent.call({"do": "state", **token}, b"")["error"] == DENIED
+    assert "routes" in agent.call({"do": "state", "token": "the-right-token-0123"}, b"")
+
+
+def test_an_agent_needs_a_server_of_ours() -> None:
+    with pytest.raises(MachineError, match="warmswap serve"):
+        Agent({}, 1)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        {"do": "nothing"},
+        {"do": "__init__"},
+        {"do": "upload"},
+        {"do": "upload", "rollout": "r1", "model": "face_detector", "name": "../x", "offset": 0},
+        {"do": "change", "routes": {}, "expected": 0, "lease_s": 1, "watch_s": 1},
+        {"do": "proved", "rollout": "r1"},
+        {"do": "observe", "rollout": "r1", "cursors": None, "more": 1},
+    ],
+)
+def test_calls_that_make_no_sense_are_answered(agent: Agent, question: dict[str, Any]) -> None:
+    answer = agent.call(question, b"")
+    assert answer["error"] == FAILED
+    assert answer["message"]
+
+
+def test_an_agent_changes_the_state_by_its_own_clock(agent: Agent, repository: Path) -> None:
+    routes = Routes(1, {}, replace(ROLLOUT, expires_s=0.0), {}, {"id": "r1"})
+    change = {"do": "change", "routes": routes.as_json(), "expected": 0, "lease_s": 30.0, "watch_s": 50.0}
+    assert "now_s" in agent.call(change, b"")
+    state = agent.call({"do": "state"}, b"")
+    assert state["is_watched"] is True
+    assert 0 < state["lease_left_s"] <= 30
+    refused = agent.call({**change, "routes": replace(routes, generation=1, pins={"a": 1}).as_json()}, b"")
+    assert refused["error"] == CHANGED
+    assert routes_of(repository).rollout is not None
+    in_use = agent.call({"do": "discard", "rollout": "r1", "model": "face_detector", "version": 1}, b"")
+    assert "face_detector 1 is in use" in in_use["message"]
+
+
+def test_an_agent_gives_observations_once(agent: Agent) -> None:
+    path = agent._folder / "r1.face_swap.7.observed"
+    path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"cut')
+    first = agent.call({"do": "observe", "rollout": "r1", "cursors": {}}, b"")
+    assert first["lines"] == ['{"a": 1}', '{"a": 2}']
+    with path.open("ab") as file:
+        file.write(b'": 3}\n')
+    second = agent.call({"do": "observe", "rollout": "r1", "cursors": first["cursors"]}, b"")
+    assert second["lines"] == ['{"cut": 3}']
+    agent.call({"do": "forget", "rollout": "r1"}, b"")
+    assert not path.exists()
+
+
+def test_an_agent_says_what_speaks_against_a_rollout(agent: Agent, repository: Path) -> None:
+    hello = agent.call({"do": "hello", "models": ["face_detector", "face_swapper"]}, b"")
+    assert (hello["versions"], hello["compiled"]) == ({"face_detector": [1], "face_swapper": []}, [])
+    config = repository / "face_detector/config.pbtxt"
+    config.write_text(config.read_text() + '\ndefault_model_filename: "model.abc.compiled.onnx"\n')
+    assert agent.call({"do": "hello", "models": ["face_detector"]}, b"")["compiled"] == ["face_detector"]
+
+
+# Before anything is sent
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        pytest.param(candidates.corrupt, CandidateStoppedError, "sha256", id="corrupt"),
+        pytest.param(
+            lambda r, o: candidates.copy_version(r, "face_detector", o, parity={}),
+            CandidateStoppedError,
+            "no parity figures",
+            id="no-parity",
+        ),
+        pytest.param(
+            lambda r, o: candidates.copy_version(
+                r, "face_detector", o, parity={"pytorch": {"kps": {"largest_difference": 3.0, "tolerance": 0.1}}}
+            ),
+            CandidateStoppedError,
+            "kps differs by 3, allowed is 0.1",
+            id="parity",
+        ),
+        pytest.param(
+            lambda r, o: candidates.copy_version(REPOSITORY, "face_embedder", o),
+            CandidateStoppedError,
+            "is of face_embedder, not of face_detector",
+            id="model",
+        ),
+        pytest.param(
+            lambda r, o: candidates.copy_version(r, "face_detector", o, commercial_use=False),
+            LicenceError,
+            "commercial",
+            id="licence",
+        ),
+    ],
+)
+def test_files_that_speak_against_a_candidate(
+    repository: Path, tmp_path_factory: Any, make: Any, error: type[OpsError], says: str
+) -> None:
+    folder = make(repository, tmp_path_factory.mktemp("c") / "candidate")
+    with pytest.raises(error, match=says):
+        check_candidate("face_detector", folder, "here", "0" * 64, "commercial")
+
+
+def test_pipelines_need_code_and_models_a_name(tmp_path: Path) -> None:
+    with pytest.raises(CandidateStoppedError, match=r"needs model\.py"):
+        check_candidate("face_swap", tmp_path, "here", "0" * 64, "any")
+    with pytest.raises(UsageError, match="no model 'face_detectr'"):
+        check_candidate("face_detectr", tmp_path, "here", "0" * 64, "any")
+
+
+# The record
+
+
+def record(phase: Phase, **values: Any) -> Record:
+    return Record("r1", phase, {"face_detector": (1, 2)}, {}, {}, "me", "abc", **values)
+
+
+@pytest.mark.parametrize(
+    ("phase", "pin", "versions", "share", "shadow"),
+    [
+        (Phase.BEGUN, 1, None, 0, 0),
+        (Phase.PROVEN, 1, None, 0, 0),
+        (Phase.LOADED, 1, (1, 2), 0, 0),
+        (Phase.SHADOW, 1, (1, 2), 0, 0.1),
+        (Phase.CANARY, 1, (1, 2), 0.25, 0.1),
+        (Phase.PROMOTED, 2, (2, 1), 0, 0),
+        (Phase.DONE, 2, None, 0, 0),
+        (Phase.ROLLING_BACK, 1, None, 0, 0),
+        (Phase.ROLLED_BACK, 1, None, 0, 0),
+    ],
+)
+def test_each_phase_is_a_state(phase: Phase, pin: int, versions: Any, share: float, shadow: float) -> None:
+    before = Routes(4, {"face_swapper": 7, "face_detector": 9}, None, {"face_detector": 1})
+    routes = routes_for(record(phase), before, 0.25, 0.1, 3000.0)
+    assert routes.pins == {"face_swapper": 7, "face_detector": pin}
+    assert (routes.generation, routes.used) == (5, {"face_detector": 2})
+    if versions is None:
+        assert routes.rollout is None
+    else:
+        assert routes.rollout is not None
+        assert routes.rollout.versions == {"face_detector": versions}
+        assert (routes.rollout.share, routes.rollout.shadow) == (share, shadow)
+    assert parse_record(routes.record) == record(phase)
+    assert without_needless_pins(routes, {"face_detector": pin}).pins == {"face_swapper": 7}
+
+
+def test_a_record_that_cannot_be_understood_is_refused() -> None:
+    assert parse_record({}) is None
+    for values in ({"id": "r"}, {**record(Phase.DONE).as_json(), "phase": "elsewhere"}):
+        with pytest.raises(RepositoryError, match="cannot be understood"):
+            parse_record(values)
+
+
+# What was observed
+
+
+def test_observations_are_put_together_by_time() -> None:
+    seen = Observed()
+
+    def line(**facts: Any) -> str:
+        return json.dumps(facts)
+
+    lines = [
+        line(kind="request", arm=arm, t=t, ms=ms, failed=failed, outcome="ok" if not failed else "stage_failed")
+        for arm, t, ms, failed in (
+            ("stable", 99.0, 1.0, False),
+            ("stable", 101.0, 10.0, False),
+            ("candidate", 102.0, 20.0, False),
+            ("candidate", 103.0, 30.0, True),
+        )
+    ]
+    lines += [
+        line(kind="shadow", t=101.0, live_ms=1, ms=2, measures={"recall": 0.5}, error=None),
+        line(kind="shadow", t=104.0, live_ms=1, ms=2, measures={}, error="no"),
+        line(kind="breaker", t=104.0, reason="enough"),
+        line(kind="dropped", t=104.0),
+        '{"kind": "requ',
+        "[]",
+    ]
+    seen.add(lines, clock_ahead_s=0.5)
+    window = seen.window(100.0)
+    assert (window.stable.requests, window.stable.errors, window.stable.latencies_ms) == (1, 0, [10.0])
+    assert (window.candidate.requests, window.candidate.errors, window.candidate.latencies_ms) == (2, 1, [20.0])
+    assert window.measures == {"recall": [0.5]}
+    assert seen.window(100.0, 102.0).candidate.requests == 1, "its clock is half a second ahead"
+    assert (seen.breaker_since(100.0), seen.breaker_since(104.0), seen.dropped) == ("enough", None, 1)
+    assert (seen.looks_since(0), seen.look_errors(0)) == (2, {"no": 1})
+
+
+def test_memory_that_is_left(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2097152 kB\n")
+    assert available_mb(tmp_path / "meminfo", tmp_path) == 2048
+    (tmp_path / "memory.max").write_text(str(500 << 20))
+    (tmp_path / "memory.current").write_text(str(400 << 20))
+    assert available_mb(tmp_path / "meminfo", tmp_path) == 100
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_mb(tmp_path / "meminfo", tmp_path) == 2048
