@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from warmswap_ensemble.options import SwapOptions
 from warmswap_ensemble.pipeline import Pipeline
 from warmswap_ensemble.recording import Recorder, swap_gains
 from warmswap_ensemble.source_cache import SourceCache
-from warmswap_ensemble.stage_calls import CallModel, StageCalls
+from warmswap_ensemble.stage_calls import Arrays, CallModel, StageCalls
 from warmswap_ensemble.types import Face, Stage
 
 
@@ -43,6 +44,7 @@ def test_faces_are_matched_one_to_one() -> None:
     twice = compare_faces([left], [left, moved(left, 3)])
     assert (twice["recall"], twice["precision"], twice["iou"]) == (1.0, 0.5, 1.0)
     assert compare_faces([left, right], [left])["recall"] == 0.5
+    assert compare_faces([left, moved(left, 3)], [left])["recall"] == 0.5, "one face found is not two"
     assert compare_faces([left], []) == {"recall": 0.0, "precision": 1.0}
     assert compare_faces([], []) == {"recall": 1.0, "precision": 1.0}
 
@@ -115,6 +117,28 @@ def test_a_second_look_asks_the_candidate_and_nobody_else(
     assert set(found) == measured
     perfect = {"kps_error": 0, "landmark_error": 0, "identity_gain": 0, "psnr_db": MAX_PSNR_DB}
     assert {name: pytest.approx(perfect.get(name, 1), abs=1e-4) for name in found} == found
+
+
+def test_a_detector_that_answers_otherwise_ends_the_second_look(
+    call_onnx: CallModel, stages: dict[str, Stage], executor: Any
+) -> None:
+    """Its points lead to other crops, which the stable stages have not seen and are not asked for."""
+    recorder, options = Recorder(), SwapOptions()
+    source, target = COLLINS.read_bytes(), HOPPER.read_bytes()
+    recorder.finish(recorded(pipeline_of(call_onnx, stages, executor), recorder).swap(source, target, None, options))
+
+    def shifted(stage: Stage, inputs: Arrays, names: Sequence[str], /) -> Arrays:
+        answer = dict(call_onnx(stage, inputs, names))
+        return {**answer, "kps": answer["kps"] + np.float32(3)} if "kps" in answer else answer
+
+    calls = RecordingCalls(shifted)
+    others = {**stages, "face_detector": replace(stages["face_detector"], version=2)}
+    again, seen = second_look(pipeline_of(calls, others, executor), recorder, ["face_detector"], was_cached=False)
+    see_again(partial(again.swap, source, target, None, options))
+    assert set(calls.stages) == {"face_detector"}
+    found = compare(["face_detector"], recorder.seen, seen)
+    assert found["recall"] == 1
+    assert found["kps_error"] > 0.01
 
 
 def test_a_source_that_was_known_is_looked_at_once_more(
