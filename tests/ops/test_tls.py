@@ -206,3 +206,12 @@ def test_the_judge_of_a_rollout_takes_the_files(
     assert "is no use here" in capsys.readouterr().err
     assert main([*words, "--tls"]) == 7  # the system does not trust our authority
     assert "is not ready" in capsys.readouterr().err
+
+
+@pytest.mark.triton
+def test_rollouts_take_the_files(server: LocalTriton, authority: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    status = ["rollout", "status", f"--replica={server.grpc_url}"]
+    assert main([*status, f"--tls-ca={authority.cert}"]) == 0
+    assert "no rollout yet" in capsys.readouterr().out
+    assert main(status) == 7
+    assert main([*status, "--tls-ca=/nowhere"]) == 2

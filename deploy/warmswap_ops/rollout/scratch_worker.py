@@ -45,7 +45,7 @@ from warmswap_ops.rollout.processes import stubs_of
 from warmswap_ops.rollout.samples import read_samples
 from warmswap_ops.rollout.scratch_memory import available_mb
 from warmswap_ops.rollout.state_file import routes_of
-from warmswap_ops.stub_watch import StubWatch
+from warmswap_ops.stub_watch import UNKNOWN, StubWatch
 from warmswap_ops.trouble import WATCH_INTERVAL_S
 
 LONGEST_S: Final = 300
@@ -131,7 +131,8 @@ def ending_with_its_stubs(server: LocalTriton) -> Iterator[None]:
         while not dead and not ended.wait(WATCH_INTERVAL_S):
             with contextlib.suppress(OpsError):
                 stubs = stubs or StubWatch(server.pid)
-                dead.extend(map(str, stubs.dead()))
+                # One that was never seen alive is no stub: Triton starts other programs, too.
+                dead.extend(str(stub) for stub in stubs.dead() if stub.model != UNKNOWN)
         if dead and not ended.wait(DEAD_STUB_S):
             server.kill()
 
