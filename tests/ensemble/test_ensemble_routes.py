@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -174,7 +175,7 @@ def test_nobody_and_everybody() -> None:
 
 def test_who_is_the_candidates_stays_so_as_the_share_grows() -> None:
     steps = [chosen(share) for share in (0.01, 0.05, 0.25, 0.5, 0.99)]
-    assert all(less < more for less, more in zip(steps, steps[1:], strict=False))
+    assert all(less < more for less, more in itertools.pairwise(steps))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.25, 0.5, 0.9])

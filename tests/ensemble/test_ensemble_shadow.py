@@ -78,9 +78,14 @@ def test_the_last_of_several_answers_makes_it_quiet(shadow: Shadow) -> None:
 
 def test_an_error_in_an_answer_makes_it_quiet_too(shadow: Shadow) -> None:
     look = Look()
-    with pytest.raises(ZeroDivisionError), shadow:
-        shadow.offer(look.look)
-        raise ZeroDivisionError
+
+    def answer() -> None:
+        with shadow:
+            shadow.offer(look.look)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        answer()
     assert look.ran.wait(WAIT_S)
 
 
