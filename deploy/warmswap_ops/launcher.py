@@ -255,10 +255,14 @@ class Launcher:
     def _open_metrics(self) -> None:
         listener = listen("metrics", self.options.host, self.options.ports.metrics)
         who = (self.state, self._server, self.options.host)
-        self._metrics = MetricsServer(listener, lambda: metrics_text(*who, self.options.pipelines, self.residency))
+        self._metrics = MetricsServer(listener, lambda: self._metrics_text(who))
         if self._server.closed:
             self._metrics.close()
         self._server.ports = replace(self._server.ports, metrics=self._metrics.port)
+
+    def _metrics_text(self, who: tuple[ReplicaState, TritonServer, str]) -> str:
+        repository = self._preparation.repository if self._preparation else None
+        return metrics_text(*who, self.options.pipelines, self.residency, repository)
 
     def _load(self) -> None:
         """Load everything; should the server crash over it, again, one by one, to learn which model and why.

@@ -160,13 +160,13 @@ class Canary(Generic[A]):
         started_s = time.monotonic()
         try:
             answered = self._answer_stable(work, recorder)
-        except PipelineError as error:
-            if failure is not None:
+        except Exception as error:
+            if failure is not None:  # it was the candidate's turn, and must not count for the stable versions
                 self._note_failure(rollout, failure, took_ms, stable=error)
-            failed = error.category not in ("INVALID_ARG", "CANCELLED")
-            if failure is None:  # else it was the candidate's turn, and must not count for the stable versions
+            else:
+                failed = not (isinstance(error, PipelineError) and error.category in ("INVALID_ARG", "CANCELLED"))
                 ms = _ms_since(started_s)
-                self._observe(rollout, "request", arm=STABLE, ms=ms, outcome=error.code, failed=failed)
+                self._observe(rollout, "request", arm=STABLE, ms=ms, outcome=_outcome(error), failed=failed)
             raise
         live_ms = _ms_since(started_s)
         if failure is not None:
@@ -262,10 +262,10 @@ class Canary(Generic[A]):
         note(**facts, rollout=rollout.id, arm=CANDIDATE)
         return answered
 
-    def _note_failure(self, rollout: Rollout, failure: Exception, ms: float, stable: PipelineError | None) -> None:
+    def _note_failure(self, rollout: Rollout, failure: Exception, ms: float, stable: Exception | None) -> None:
         """Hold a failure against the candidate, unless the stable versions say the same of the request."""
-        outcome = failure.code if isinstance(failure, PipelineError | CandidateError) else type(failure).__name__
-        is_fault = stable is None or outcome != stable.code
+        outcome = _outcome(failure)
+        is_fault = stable is None or outcome != _outcome(stable)
         text = str(failure)[:300]
         note(rollout=rollout.id, arm=STABLE, candidate_error=text)
         self._observe(rollout, "request", arm=CANDIDATE, ms=ms, outcome=outcome, failed=is_fault, error=text)
@@ -292,7 +292,7 @@ class Canary(Generic[A]):
                 with request_scope(""):
                     measures = work.look_again(candidate, recorder, rollout)
             except Exception as problem:
-                error = f"{problem}"[:300]
+                error = str(problem)[:300] or type(problem).__name__  # an empty one would count as none
             facts = {"live_ms": live_ms, "ms": _ms_since(started_s), "measures": measures, "error": error}
             self._observe(rollout, "shadow", **facts)
 
@@ -308,6 +308,10 @@ def see_again(look: Callable[[], object]) -> None:
         look()
     except SeenEnoughError:
         return
+
+
+def _outcome(error: Exception) -> str:
+    return error.code if isinstance(error, PipelineError | CandidateError) else type(error).__name__
 
 
 def _ms_since(started_s: float) -> float:

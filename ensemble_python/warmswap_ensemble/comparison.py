@@ -150,7 +150,9 @@ def _compare_embeddings(live: Seen, other: Seen) -> dict[str, float]:
     """Return the mean cosine; embeddings of two spaces cannot be compared."""
     assert live.embeddings is not None
     assert other.embeddings is not None
-    if live.spaces != other.spaces or live.embeddings.shape != other.embeddings.shape or not len(live.embeddings):
+    if not live.spaces or live.spaces != other.spaces:  # unknown ones may be any
+        return {}
+    if live.embeddings.shape != other.embeddings.shape or not len(live.embeddings):
         return {}
     return {"cosine": float((live.embeddings * other.embeddings).sum(axis=1).mean())}
 

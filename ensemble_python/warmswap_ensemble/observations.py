@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,10 @@ MAX_BYTES: Final = 256 << 20
 
 
 class Observations:
-    """Writes them; without a folder, or on a disk that is full, they are lost and nothing else."""
+    """Writes them; without a folder, or on a disk that is full, they are lost and nothing else.
+
+    Requests and second looks write from threads of their own, now and then of two rollouts.
+    """
 
     def __init__(self, folder: Path | None, pipeline: str) -> None:
         """Prepare; no file is made before there is something to write."""
@@ -33,6 +37,7 @@ class Observations:
         self._rollout = ""
         self._file: int | None = None
         self._written = 0
+        self._lock = threading.Lock()
 
     @classmethod
     def from_environment(cls, pipeline: str, environ: Mapping[str, str]) -> Observations:
@@ -45,9 +50,19 @@ class Observations:
         if self._folder is None:
             return
         line = json.dumps({"kind": kind, "t": round(time.time(), 3), **facts}, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            self._append(rollout, line)
+
+    def close(self) -> None:
+        """Close the file; the next observation opens one again."""
+        with self._lock:
+            self._close()
+
+    def _append(self, rollout: str, line: bytes) -> None:
+        assert self._folder is not None
         try:
             if rollout != self._rollout:
-                self.close()
+                self._close()
                 name = f"{rollout}.{self._pipeline}.{os.getpid()}{OBSERVATIONS_SUFFIX}"
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._file = os.open(self._folder / name, flags, 0o600)
@@ -55,10 +70,9 @@ class Observations:
             if self._file is not None and self._written < MAX_BYTES:
                 self._written += os.write(self._file, line)
         except OSError:
-            self.close()
+            self._close()
 
-    def close(self) -> None:
-        """Close the file; the next observation opens one again."""
+    def _close(self) -> None:
         self._rollout = ""
         if self._file is not None:
             os.close(self._file)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +36,11 @@ PYTHON_VARIABLE: Final = "WARMSWAP_PYTHON"
 CONTROL_DIGEST_VARIABLE: Final = "WARMSWAP_CONTROL_SHA256"
 """sha256 of the control token, for the rollout agent; empty where the control API is open."""
 
+MAX_PATIENCE_MS: Final = 3.6e6
+
 _BUCKETS: Final = 1 << 32
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Of a rollout; part of file names."""
 
 
 class RoutesError(Exception):
@@ -154,23 +160,23 @@ def parse_routes(values: Any, origin: str) -> Routes:
         of = values["rollout"]
         rollout = None
         if of is not None:
-            versions = {str(model): (_version(pair[0]), _version(pair[1])) for model, pair in of["versions"].items()}
+            versions = {str(model): _pair(pair) for model, pair in of["versions"].items()}
             shares = {name: _share(of[name], name) for name in ("share", "shadow")}
             rollout = Rollout(
-                str(of["id"]),
+                _id(of["id"]),
                 versions,
                 **shares,
-                expires_s=float(of["expires_s"]),
-                patience_ms=float(of["patience_ms"]),
+                expires_s=_seconds(of["expires_s"]),
+                patience_ms=_patience(of["patience_ms"]),
             )
         return Routes(
-            generation=int(values["generation"]),
+            generation=_generation(values["generation"]),
             pins={str(model): _version(version) for model, version in values["pins"].items()},
             rollout=rollout,
             used={str(model): _version(version) for model, version in values["used"].items()},
             record=dict(values["record"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RoutesError(f"{origin} is no rollout state: {type(error).__name__}: {error}") from error
 
 
@@ -236,13 +242,43 @@ class RouteFile:
 
 def _position(text: str) -> float:
     """Return a place in [0, 1) that any process finds for this text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) / _BUCKETS
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:4]) / _BUCKETS
 
 
 def _version(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"a version must be a whole number above 0, got {value!r}")
     return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"versions must name two of each model, got {value!r}")
+    return _version(value[0]), _version(value[1])
+
+
+def _generation(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"generation must be a whole number from 0, got {value!r}")
+    return value
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise ValueError(f"id must be 1 to 128 letters, digits, dots, dashes and underscores, got {value!r}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < math.inf:
+        raise ValueError(f"expires_s must be a number, got {value!r}")
+    return float(value)
+
+
+def _patience(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MAX_PATIENCE_MS:
+        raise ValueError(f"patience_ms must be a number above 0, at most {MAX_PATIENCE_MS:g}, got {value!r}")
+    return float(value)
 
 
 def _share(value: Any, name: str) -> float:

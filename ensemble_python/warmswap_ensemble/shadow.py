@@ -73,6 +73,8 @@ class Shadow:
         """End the thread after what it does now; what waits is dropped."""
         with self._changed:
             self._closed = True
+            while self._waiting:
+                self._waiting.popleft()[1].dropped()
             self._changed.notify()
 
     def _run(self) -> None:

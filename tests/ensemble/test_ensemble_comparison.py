@@ -1,162 +1,262 @@
+"""The measures of a comparison, against values worked out by hand."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.ensemble.support import COLLINS, HOPPER, RecordingCalls, make_face, noise_rgb, smooth_rgb, unit_rows
-from warmswap_ensemble.arms import recorded, second_look
-from warmswap_ensemble.canary import see_again
+from tests.ensemble.support import make_face, noise_rgb, smooth_rgb, unit_rows
 from warmswap_ensemble.comparison import MAX_PSNR_DB, Seen, compare, compare_faces, iou, psnr_db, ssim
-from warmswap_ensemble.image import ImageLimits
-from warmswap_ensemble.options import SwapOptions
-from warmswap_ensemble.pipeline import Pipeline
-from warmswap_ensemble.recording import Recorder, swap_gains
-from warmswap_ensemble.source_cache import SourceCache
-from warmswap_ensemble.stage_calls import Arrays, CallModel, StageCalls
-from warmswap_ensemble.types import Face, Stage
+from warmswap_ensemble.geometry import FloatArray, ImageArray
+from warmswap_ensemble.types import Face
+
+SPACE = ("dlib_resnet_v1 (128 numbers)",)
 
 
-def test_overlap_by_hand() -> None:
-    a, b = np.array([0, 0, 10, 10], np.float32), np.array([5, 0, 15, 10], np.float32)
-    assert iou(a, b) == pytest.approx(50 / 150)
-    assert iou(a, a) == 1
-    assert iou(a, a + 20) == 0
+def box(*xyxy: float) -> FloatArray:
+    return np.array(xyxy, np.float32)
 
 
-def moved(face: Face, by: float) -> Face:
-    return Face(face.bbox + np.float32(by), face.score, face.kps + np.float32(by))
-
-
-def test_faces_are_matched_one_to_one() -> None:
-    left, right = make_face(0, 0, 100, 100), make_face(200, 0, 300, 100)
-    same = compare_faces([left, right], [right, left])
-    assert same == {"recall": 1.0, "precision": 1.0, "iou": 1.0, "kps_error": 0.0}
-    eyes = float(np.linalg.norm(left.kps[0] - left.kps[1]))
-    off = compare_faces([left], [moved(left, 4)])
-    assert off["kps_error"] == pytest.approx(np.hypot(4, 4) / eyes)
-    assert off["iou"] == pytest.approx(96 * 96 / (2 * 10_000 - 96 * 96))
-    twice = compare_faces([left], [left, moved(left, 3)])
-    assert (twice["recall"], twice["precision"], twice["iou"]) == (1.0, 0.5, 1.0)
-    assert compare_faces([left, right], [left])["recall"] == 0.5
-    assert compare_faces([left, moved(left, 3)], [left])["recall"] == 0.5, "one face found is not two"
-    assert compare_faces([left], []) == {"recall": 0.0, "precision": 1.0}
-    assert compare_faces([], []) == {"recall": 1.0, "precision": 1.0}
-
-
-def test_pictures() -> None:
-    picture = smooth_rgb(60, 80)
-    assert psnr_db(picture, picture) == MAX_PSNR_DB
-    assert psnr_db(np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)) == 0
-    assert psnr_db(np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 5, np.uint8)) == pytest.approx(34.15, abs=0.01)
-    assert ssim(picture, picture) == pytest.approx(1)
-    assert ssim(picture, noise_rgb(60, 80)) < 0.1
-
-
-def test_embeddings_are_compared_within_one_space_only() -> None:
-    rows = unit_rows(3, 128)
-    one = Seen(embeddings=rows, spaces=("a (128)",))
-    assert compare(["face_embedder"], one, Seen(embeddings=rows, spaces=("a (128)",))) == {"cosine": pytest.approx(1)}
-    assert compare(["face_embedder"], one, Seen(embeddings=rows, spaces=("b (128)",))) == {}
-    assert compare(["face_embedder"], one, Seen(embeddings=rows[:2], spaces=("a (128)",))) == {}
-    assert compare(["face_detector"], one, one) == {}
-
-
-def test_swaps_of_two_sizes_and_what_they_gain() -> None:
-    crops = np.stack([smooth_rgb(64, 64)])
-    small = np.stack([smooth_rgb(32, 32)])
-    found = compare(["face_swapper"], Seen(swapped_rgb=crops, gains=[0.3]), Seen(swapped_rgb=small, gains=[0.2]))
-    assert found["identity_gain"] == pytest.approx(-0.1)
-    assert found["psnr_db"] > 20
-    assert compare(["face_swapper_512"], Seen(swapped_rgb=crops), Seen(swapped_rgb=crops))["psnr_db"] == MAX_PSNR_DB
-
-
-@pytest.fixture
-def executor() -> Any:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
-def pipeline_of(call_model: CallModel, stages: dict[str, Stage], executor: Any, entries: int = 8) -> Pipeline:
-    return Pipeline(StageCalls(stages, call_model), ImageLimits(), SourceCache(entries), executor)
+def flat(value: int, height: int = 32, width: int = 32) -> ImageArray:
+    return np.full((height, width, 3), value, np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("models", "asked", "measured"),
+    ("first", "second", "expected"),
     [
-        pytest.param(["face_detector"], {"face_detector"}, {"recall", "precision", "iou", "kps_error"}, id="detector"),
-        pytest.param(["face_landmarker"], {"face_landmarker"}, {"landmark_error"}, id="landmarker"),
-        pytest.param(["face_embedder"], {"face_embedder"}, {"cosine"}, id="embedder"),
-        pytest.param(["face_swapper"], {"face_swapper"}, {"psnr_db", "ssim", "identity_gain"}, id="swapper"),
+        pytest.param(box(0, 0, 10, 10), box(0, 0, 10, 10), 1.0, id="same"),
+        pytest.param(box(0, 0, 10, 10), box(5, 0, 15, 10), 1 / 3, id="half beside"),
+        pytest.param(box(0, 0, 10, 10), box(5, 5, 15, 15), 25 / 175, id="a corner"),
+        pytest.param(box(0, 0, 10, 10), box(2, 2, 7, 7), 0.25, id="inside"),
+        pytest.param(box(0, 0, 10, 10), box(10, 0, 20, 10), 0.0, id="touching"),
+        pytest.param(box(0, 0, 10, 10), box(20, 20, 30, 30), 0.0, id="apart on both axes"),
+        pytest.param(box(0, 0, 10, 10), box(0, 20, 10, 30), 0.0, id="apart on one"),
+        pytest.param(box(5, 5, 5, 5), box(5, 5, 5, 5), 0.0, id="no area"),
     ],
 )
-def test_a_second_look_asks_the_candidate_and_nobody_else(
-    call_onnx: CallModel,
-    stages: dict[str, Stage],
-    executor: Any,
-    models: list[str],
-    asked: set[str],
-    measured: set[str],
-) -> None:
-    """A candidate that is a copy: all measures are perfect, and no stable stage has work."""
-    recorder, options = Recorder(), SwapOptions()
-    source, target = COLLINS.read_bytes(), HOPPER.read_bytes()
-    live = recorded(pipeline_of(call_onnx, stages, executor), recorder)
-    recorder.finish(live.swap(source, target, None, options))
-    calls = RecordingCalls(call_onnx)
-    others = {name: replace(stage, version=2) if name in models else stage for name, stage in stages.items()}
-    again, seen = second_look(pipeline_of(calls, others, executor), recorder, models, was_cached=False)
-    see_again(lambda: seen.__setattr__("gains", swap_gains(again.swap(source, target, None, options))))
-    found = compare(models, recorder.seen, seen)
-    assert set(calls.stages) == asked
-    assert set(found) == measured
-    perfect = {"kps_error": 0, "landmark_error": 0, "identity_gain": 0, "psnr_db": MAX_PSNR_DB}
-    assert {name: pytest.approx(perfect.get(name, 1), abs=1e-4) for name in found} == found
+def test_iou(first: FloatArray, second: FloatArray, expected: float) -> None:
+    assert iou(first, second) == pytest.approx(expected)
+    assert iou(second, first) == pytest.approx(expected)
 
 
-def test_a_detector_that_answers_otherwise_ends_the_second_look(
-    call_onnx: CallModel, stages: dict[str, Stage], executor: Any
-) -> None:
-    """Its points lead to other crops, which the stable stages have not seen and are not asked for."""
-    recorder, options = Recorder(), SwapOptions()
-    source, target = COLLINS.read_bytes(), HOPPER.read_bytes()
-    recorder.finish(recorded(pipeline_of(call_onnx, stages, executor), recorder).swap(source, target, None, options))
-
-    def shifted(stage: Stage, inputs: Arrays, names: Sequence[str], /) -> Arrays:
-        answer = dict(call_onnx(stage, inputs, names))
-        return {**answer, "kps": answer["kps"] + np.float32(3)} if "kps" in answer else answer
-
-    calls = RecordingCalls(shifted)
-    others = {**stages, "face_detector": replace(stages["face_detector"], version=2)}
-    again, seen = second_look(pipeline_of(calls, others, executor), recorder, ["face_detector"], was_cached=False)
-    see_again(partial(again.swap, source, target, None, options))
-    assert set(calls.stages) == {"face_detector"}
-    found = compare(["face_detector"], recorder.seen, seen)
-    assert found["recall"] == 1
-    assert found["kps_error"] > 0.01
+def test_two_pictures_without_faces_agree() -> None:
+    assert compare_faces([], []) == {"recall": 1.0, "precision": 1.0}
 
 
-def test_a_source_that_was_known_is_looked_at_once_more(
-    call_onnx: CallModel, stages: dict[str, Stage], executor: Any
-) -> None:
-    options = SwapOptions()
-    source, target = COLLINS.read_bytes(), HOPPER.read_bytes()
-    serving = pipeline_of(call_onnx, stages, executor)
-    serving.swap(source, target, None, options)
-    calls = RecordingCalls(call_onnx)
-    others = {**stages, "face_swapper": replace(stages["face_swapper"], version=2)}
-    candidate = pipeline_of(calls, others, executor)
-    for turn in range(2):
-        recorder = Recorder()
-        recorder.finish(recorded(serving, recorder).swap(source, target, None, options))
-        assert recorder.source_cached
-        again, seen = second_look(candidate, recorder, ["face_swapper"], was_cached=True)
-        calls.calls.clear()
-        see_again(partial(again.swap, source, target, None, options))
-        assert seen.swapped_rgb is not None
-        assert ("face_detector" in calls.stages) is (turn == 0), "then it is remembered"
+def test_a_face_that_only_one_side_sees() -> None:
+    face = make_face(0, 0, 100, 100)
+    assert compare_faces([face], []) == {"recall": 0.0, "precision": 1.0}
+    assert compare_faces([], [face]) == {"recall": 1.0, "precision": 0.0}
+    assert compare_faces([face], [make_face(200, 200, 300, 300)]) == {"recall": 0.0, "precision": 0.0}
+
+
+def test_equal_faces_in_another_order() -> None:
+    faces = [make_face(0, 0, 100, 100), make_face(300, 0, 400, 100), make_face(600, 0, 700, 100)]
+    measures = compare_faces(faces, faces[::-1])
+    assert measures == pytest.approx({"recall": 1.0, "precision": 1.0, "iou": 1.0, "kps_error": 0.0})
+
+
+def test_a_moved_face() -> None:
+    # Moved by a fifth of the width: 80 of 120 shared. The eyes are 0.4 widths apart, so 20 px are half their distance.
+    measures = compare_faces([make_face(0, 0, 100, 100)], [make_face(20, 0, 120, 100)])
+    assert measures == pytest.approx({"recall": 1.0, "precision": 1.0, "iou": 80 / 120, "kps_error": 0.5})
+
+
+def test_the_error_of_points_is_relative_to_the_expected_eyes() -> None:
+    expected, found = make_face(0, 0, 100, 100), make_face(0, 0, 200, 200)
+    small = Face(expected.bbox, 0.9, expected.kps)
+    large = Face(expected.bbox, 0.9, found.kps)
+    distances = np.linalg.norm(expected.kps, axis=1)  # twice as far from the origin
+    assert compare_faces([small], [large])["kps_error"] == pytest.approx(float(distances.mean()) / 40)
+    assert compare_faces([large], [small])["kps_error"] == pytest.approx(float(distances.mean()) / 80)
+
+
+def test_points_that_coincide_do_not_divide_by_zero() -> None:
+    face = make_face(0, 0, 100, 100)
+    nothing = Face(face.bbox, 0.9, np.zeros((5, 2), np.float32))
+    assert math.isfinite(compare_faces([nothing], [face])["kps_error"])
+
+
+@pytest.mark.parametrize(("shift", "matches"), [(33, True), (34, False)])  # IoU 67/133 and 66/134
+def test_boxes_match_from_half_an_overlap_on(shift: float, matches: bool) -> None:
+    measures = compare_faces([make_face(0, 0, 100, 100)], [make_face(shift, 0, 100 + shift, 100)])
+    assert measures["recall"] == measures["precision"] == float(matches)
+    assert ("iou" in measures) == matches
+
+
+def test_faces_are_matched_one_to_one() -> None:
+    expected = [make_face(0, 0, 100, 100)]
+    found = [make_face(0, 0, 100, 100), make_face(10, 0, 110, 100)]
+    assert compare_faces(expected, found) == pytest.approx(
+        {"recall": 1.0, "precision": 0.5, "iou": 1.0, "kps_error": 0.0}
+    )
+    assert compare_faces(found, expected) == pytest.approx(
+        {"recall": 0.5, "precision": 1.0, "iou": 1.0, "kps_error": 0.0}
+    )
+
+
+def test_the_best_overlap_is_taken_first() -> None:
+    # The first expected face would take what is the second's: (10) overlaps 0 by 90/110 and 12 by 98/102.
+    expected = [make_face(0, 0, 100, 100), make_face(12, 0, 112, 100)]
+    found = [make_face(10, 0, 110, 100), make_face(-20, 0, 80, 100)]
+    measures = compare_faces(expected, found)
+    assert (measures["recall"], measures["precision"]) == (1.0, 1.0)
+    assert measures["iou"] == pytest.approx((98 / 102 + 80 / 120) / 2)
+    assert measures["kps_error"] == pytest.approx((2 / 40 + 20 / 40) / 2)
+
+
+def test_psnr() -> None:
+    assert psnr_db(flat(100), flat(100)) == MAX_PSNR_DB
+    assert psnr_db(flat(0), flat(255)) == pytest.approx(0.0)
+    assert psnr_db(flat(10), flat(20)) == psnr_db(flat(20), flat(10)) == pytest.approx(20 * math.log10(25.5))
+    one = flat(0, 64, 64)
+    one[0, 0, 0] = 1
+    assert psnr_db(flat(0, 64, 64), one) == pytest.approx(48.1308 + 10 * math.log10(64 * 64 * 3), abs=1e-3)
+    huge = flat(0, 4096, 4096)
+    huge[0, 0, 0] = 1
+    assert psnr_db(flat(0, 4096, 4096), huge) == MAX_PSNR_DB
+
+
+def test_ssim() -> None:
+    assert ssim(smooth_rgb(64, 64), smooth_rgb(64, 64)) == pytest.approx(1.0, abs=1e-6)
+    assert ssim(flat(7), flat(7)) == pytest.approx(1.0, abs=1e-6)
+    assert abs(ssim(noise_rgb(64, 64, 1), noise_rgb(64, 64, 2))) < 0.1
+    smooth = smooth_rgb(64, 64)
+    noisy = (smooth.astype(int) + np.random.default_rng(0).integers(-9, 10, smooth.shape)).clip(0, 255)
+    assert 0.3 < ssim(smooth, noisy.astype(np.uint8)) < 0.99
+
+
+def test_ssim_of_flat_pictures_is_that_of_their_brightness() -> None:
+    c1 = (0.01 * 255) ** 2
+    assert ssim(flat(100), flat(50)) == pytest.approx((2 * 100 * 50 + c1) / (100**2 + 50**2 + c1), abs=1e-4)
+
+
+def test_ssim_is_of_the_grey_values() -> None:
+    red, green = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
+    red[..., 0], green[..., 1] = 255, 130  # 0.299 * 255 = 76.2, 0.587 * 130 = 76.3
+    assert ssim(red, green) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_only_what_differs_and_both_have_seen_is_measured() -> None:
+    everything: dict[str, Any] = {
+        "faces": [make_face(0, 0, 100, 100)],
+        "landmarks": [np.arange(136, dtype=np.float32).reshape(68, 2)],
+        "embeddings": unit_rows(1, 128),
+        "swapped_rgb": noise_rgb(32, 32)[None],
+        "gains": [0.1],
+        "spaces": SPACE,
+    }
+    full, nothing = Seen(**everything), Seen()
+    by_model = {
+        "face_detector": {"recall": 1.0, "precision": 1.0, "iou": 1.0, "kps_error": 0.0},
+        "face_landmarker": {"landmark_error": 0.0},
+        "face_embedder": {"cosine": 1.0},
+        "face_swapper": {"psnr_db": 100.0, "ssim": 1.0, "identity_gain": 0.0},
+        "face_swapper_512": {"psnr_db": 100.0, "ssim": 1.0, "identity_gain": 0.0},
+        "face_swap": {},
+    }
+    for model, expected in by_model.items():
+        assert compare([model], full, full) == expected
+        assert compare([model], full, nothing) == {}
+        assert compare([model], nothing, full) == {}
+    both = by_model["face_detector"] | by_model["face_embedder"]
+    assert compare(["face_detector", "face_embedder"], full, full) == both
+
+
+def test_a_detector_that_saw_no_face_is_measured_too() -> None:
+    live = Seen(faces=[make_face(0, 0, 100, 100)])
+    assert compare(["face_detector"], live, Seen(faces=[])) == {"recall": 0.0, "precision": 1.0}
+    assert compare(["face_detector"], Seen(faces=[]), Seen(faces=[])) == {"recall": 1.0, "precision": 1.0}
+
+
+def test_landmarks_are_relative_to_the_size_of_the_face() -> None:
+    points = np.stack(np.meshgrid(np.linspace(0, 100, 17), np.linspace(0, 25, 4)), axis=-1).reshape(68, 2)
+    live = points.astype(np.float32)  # sqrt(100 * 25) = 50
+    faces = [make_face(0, 0, 100, 100)]
+    first = Seen(faces=faces, landmarks=[live, live])
+    moved = live + np.array([3, 4], np.float32)
+    assert compare(["face_landmarker"], first, Seen(landmarks=[moved, live])) == {"landmark_error": 0.05}
+    # The source's landmarks come last, and only where it was not known yet.
+    assert compare(["face_landmarker"], first, Seen(landmarks=[moved])) == {"landmark_error": 0.1}
+
+
+def test_cosine() -> None:
+    rows = np.array([[1, 0], [0, 1]], np.float32)
+    turned = np.array([[0.6, 0.8], [0, 1]], np.float32)
+    assert compare(["face_embedder"], seen_embeddings(rows), seen_embeddings(turned)) == {"cosine": 0.8}
+    assert compare(["face_embedder"], seen_embeddings(rows), seen_embeddings(-rows)) == {"cosine": -1.0}
+
+
+def seen_embeddings(rows: FloatArray, spaces: tuple[str, ...] = SPACE) -> Seen:
+    return Seen(embeddings=rows, spaces=spaces)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(seen_embeddings(unit_rows(2, 128), ("arcface (128 numbers)",)), id="another space"),
+        pytest.param(seen_embeddings(unit_rows(2, 64)), id="another length"),
+        pytest.param(seen_embeddings(unit_rows(3, 128)), id="other faces"),
+        pytest.param(seen_embeddings(unit_rows(2, 128), ()), id="an unknown space"),
+    ],
+)
+def test_embeddings_that_cannot_be_compared_are_not(other: Seen) -> None:
+    live = seen_embeddings(unit_rows(2, 128))
+    assert "cosine" in compare(["face_embedder"], live, live)
+    assert compare(["face_embedder"], live, other) == {}
+
+
+def test_embeddings_of_two_unknown_spaces_are_not_compared() -> None:
+    unknown = seen_embeddings(unit_rows(2, 128), ())
+    assert compare(["face_embedder"], unknown, unknown) == {}
+
+
+def test_no_embeddings_no_cosine() -> None:
+    nobody = seen_embeddings(np.zeros((0, 128), np.float32))
+    assert compare(["face_embedder"], nobody, nobody) == {}
+
+
+def test_swaps_are_averaged_over_the_faces() -> None:
+    live = Seen(swapped_rgb=np.stack([flat(10), flat(10)]), gains=[0.1, 0.3])
+    other = Seen(swapped_rgb=np.stack([flat(10), flat(20)]), gains=[0.2, 0.6])
+    measures = compare(["face_swapper"], live, other)
+    assert measures["psnr_db"] == pytest.approx((100 + 20 * math.log10(25.5)) / 2, abs=1e-4)
+    assert measures["identity_gain"] == pytest.approx(0.2)
+    assert measures["ssim"] < 1.0
+
+
+def test_swaps_of_different_numbers_of_faces_are_not_compared() -> None:
+    live = Seen(swapped_rgb=np.stack([flat(10), flat(10)]), gains=[0.1, 0.1])
+    assert compare(["face_swapper"], live, Seen(swapped_rgb=flat(10)[None], gains=[0.3])) == {"identity_gain": 0.2}
+
+
+@pytest.mark.parametrize("sides", [(64, 128), (128, 64)])
+def test_crops_of_different_sizes_are_compared_in_the_live_ones(sides: tuple[int, int]) -> None:
+    small = smooth_rgb(64, 64)
+    by_size = {64: small, 128: np.asarray(small.repeat(2, axis=0).repeat(2, axis=1))}
+    live, other = (by_size[side] for side in sides)
+    measures = compare(["face_swapper"], Seen(swapped_rgb=live[None]), Seen(swapped_rgb=other[None]))
+    assert measures["psnr_db"] > 30
+    assert measures["ssim"] > 0.95
+    worse = compare(
+        ["face_swapper"], Seen(swapped_rgb=live[None]), Seen(swapped_rgb=noise_rgb(sides[1], sides[1])[None])
+    )
+    assert worse["psnr_db"] < 15
+    assert worse["ssim"] < 0.3
+
+
+def test_whole_pictures_are_compared_only_in_one_size() -> None:
+    live, other = Seen(image_rgb=flat(10)), Seen(image_rgb=flat(20))
+    assert compare([], live, other) == pytest.approx(
+        {"psnr_db": 20 * math.log10(25.5), "ssim": ssim(flat(10), flat(20))}, abs=1e-5
+    )
+    assert compare([], live, Seen(image_rgb=flat(10, 33))) == {}
+    assert compare([], live, Seen()) == {}
+
+
+def test_measures_are_plain_numbers_of_five_digits() -> None:
+    measures = compare(["face_swapper"], Seen(swapped_rgb=noise_rgb(9, 9)[None]), Seen(swapped_rgb=flat(0, 9, 9)[None]))
+    assert all(type(value) is float and round(value, 5) == value for value in measures.values())

@@ -19,8 +19,12 @@ def rollout_families(repository: Path | None) -> list[Family]:
     except OpsError:
         return []
     share = Family("warmswap_rollout_share", "gauge", "Part of the requests that a candidate answers, 0 to 1")
-    watched = Family("warmswap_rollout_watched", "gauge", "Whether somebody leads the rollout (1); without, 0, no share")
-    pinned = Family("warmswap_pinned_version", "gauge", "Version that answers, where that is not left to be the highest")
+    watched = Family(
+        "warmswap_rollout_watched", "gauge", "Whether somebody leads the rollout (1); without, 0, no share"
+    )
+    pinned = Family(
+        "warmswap_pinned_version", "gauge", "Version that answers, where that is not left to be the highest"
+    )
     rollout = routes.rollout
     if rollout is not None:
         is_watched = rollout.is_watched(time.time())
