@@ -142,7 +142,7 @@ def find_nobody(outputs: dict[str, Any]) -> dict[str, Any]:
 def test_a_detector_that_finds_nobody_is_an_error_with_its_sentence(looker: Looker) -> None:
     looker.take("face_detector", change=find_nobody)
     recorder = looker.swap()
-    with pytest.raises(Exception, match="no face was found in target_image|no face was found in source_image"):
+    with pytest.raises(Exception, match=r"no face was found in target_image|no face was found in source_image"):
         looker.swap_again(recorder)
     assert looker.asked == {"face_detector"}
 
