@@ -204,6 +204,7 @@ def _judge_latency(name: str, q: float, stable: Arm, candidate: Arm, plan: Plan,
         )
         return Verdict(name, Outcome.UNDECIDED, math.nan, interval, limit, len(second), nothing)
     before_ms, after_ms = quantile(first, q), quantile(second, q)
+    ratio = after_ms / before_ms if before_ms else math.nan  # too short for the clock
     outcome = _outcome(interval, limit)
     slack = plan.gates.min_slowdown_ms
     least_ms, most_ms = quantile_interval(second, q, alpha / 2), quantile_interval(first, q, alpha / 2)
@@ -212,10 +213,10 @@ def _judge_latency(name: str, q: float, stable: Arm, candidate: Arm, plan: Plan,
     if outcome is Outcome.UNDECIDED and least_ms.high - most_ms.low <= slack:
         outcome = Outcome.PASS  # slower or not, it is by less than is worth a word
     sentence = (
-        f"{name} {after_ms:.1f} ms against {before_ms:.1f}{source}: {after_ms / before_ms:.2f} times "
+        f"{name} {after_ms:.1f} ms against {before_ms:.1f}{source}: {ratio:.2f} times "
         f"({_range(interval)}), limit {limit:g}, {len(second)} and {len(first)} answers"
     )
-    return Verdict(name, outcome, after_ms / before_ms, interval, limit, len(second), sentence)
+    return Verdict(name, outcome, ratio, interval, limit, len(second), sentence)
 
 
 def _outcome(interval: Interval, limit: float) -> Outcome:

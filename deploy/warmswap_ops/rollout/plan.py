@@ -173,7 +173,7 @@ def parse_plan(text: str, origin: str) -> Plan:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers with thousands of digits, and brackets as deep
         raise UsageError(f"{origin} is not TOML: {error}") from error
     return plan_from_values(values, origin)
 
@@ -232,10 +232,17 @@ def _table(values: Mapping[str, Any], name: str, kind: type, origin: str) -> dic
 def _checked(values: Mapping[str, Any], place: str) -> dict[str, Any]:
     for name, value in values.items():
         expected, fits = _RULES.get(name, _POSITIVE)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = _is_number(value)
         if not (fits(value) if name == "strict" else is_number and fits(value)):
             raise UsageError(f"{place}: {name} must be {expected}, got {value!r}")
     return dict(values)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _refuse_unknown(values: Mapping[str, Any], known: list[str], place: str) -> None:
