@@ -268,6 +268,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "min_samples": _WHOLE,
     "weight_percent": ("a number above 0, at most 100", lambda value: 0 < value <= 100),
     "soak_s": _NOT_NEGATIVE,
+    "max_soak_s": _NOT_NEGATIVE,
     "confidence": ("a number from 0.5, below 1", lambda value: 0.5 <= value < 1),
     "max_error_increase": _SHARE,
     "max_p50_ratio": _RATIO,
