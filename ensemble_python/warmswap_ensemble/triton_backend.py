@@ -337,7 +337,7 @@ class FaceSwapModel(PipelineModel):
 
         def answer(arm: PipelineArm, recorder: Recorder | None) -> list[pb_utils.Tensor]:
             if arm.forward_to:
-                return self._forward(arm.forward_to, request)
+                return self._forward(arm.forward_to, pictures, parameters)
             return self._swap(arm, pictures, options, recorder, request, is_golden=is_golden)
 
         def look_again(arm: PipelineArm, recorder: Recorder, rollout: Rollout) -> dict[str, float]:
@@ -394,8 +394,7 @@ class FaceSwapModel(PipelineModel):
         rollout: Rollout,
     ) -> dict[str, float]:
         if arm.forward_to:
-            named = dict(zip(("source_image", "target_image", "reference_image"), pictures, strict=True))
-            answer = forward(arm.forward_to, named, parameters, ["image"])
+            answer = forward(arm.forward_to, _named(pictures), parameters, ["image"])
             image = decode_image(bytes(answer["image"][0]), "image", self.limits).pixels_rgb
             live = decode_image(recorder.image, "image", self.limits).pixels_rgb
             return compare([], Seen(image_rgb=live), Seen(image_rgb=image))
@@ -410,9 +409,9 @@ class FaceSwapModel(PipelineModel):
             see_again(look)
         return compare(list(rollout.versions), recorder.seen, seen)
 
-    def _forward(self, model: str, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        named = {tensor.name: read_picture(request, tensor.name, optional=True) for tensor in FACE_SWAP.inputs}
-        answer = forward(model, named, read_parameters(request), [tensor.name for tensor in FACE_SWAP.outputs])
+    def _forward(self, model: str, pictures: Pictures, parameters: Parameters) -> list[pb_utils.Tensor]:
+        """Let a candidate answer; without the request, which Triton frees with the reply."""
+        answer = forward(model, _named(pictures), parameters, [tensor.name for tensor in FACE_SWAP.outputs])
         return [pb_utils.Tensor(name, array) for name, array in answer.items()]
 
     def _count(self, kind: str, amount: int) -> None:
@@ -462,6 +461,10 @@ class FaceAnalysisModel(PipelineModel):
             return compare(list(rollout.versions), recorder.seen, seen)
 
         return self.share_out(options.rollout_key or current_request_id(), Work(answer, look_again))
+
+
+def _named(pictures: Pictures) -> dict[str, bytes | None]:
+    return dict(zip((tensor.name for tensor in FACE_SWAP.inputs), pictures, strict=True))
 
 
 def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:
