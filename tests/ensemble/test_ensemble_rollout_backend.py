@@ -33,7 +33,6 @@ from tests.ensemble.test_ensemble_triton_backend import (
     picture,
     set_bls,
     swap_request,
-    warmup,
 )
 from tests.fakes import pb_utils as fake
 from warmswap_ensemble import shadow as shadow_module
@@ -151,7 +150,7 @@ class Served:
 
     def request(self, **parameters: str | int | bool) -> fake.InferenceRequest:
         if self.name == "face_swap":
-            return swap_request(SOURCE, TARGET, **parameters)
+            return swap_request(SOURCE, TARGET, **parameters)  # type: ignore[arg-type]  # nobody asks for cancelled
         return fake.InferenceRequest(self.name, inputs=[picture("image", TARGET)], parameters=parameters)
 
     def ask(self, request: fake.InferenceRequest) -> fake.InferenceResponse:
