@@ -673,3 +673,15 @@ def test_errors_of_what_is_forwarded(message: str, code: str) -> None:
     with pytest.raises(CandidateError) as caught:
         forward("face_swap_candidate", {"source_image": b"a"}, {}, ["image"])
     assert (str(caught.value), caught.value.code) == (message, code)
+
+
+def test_no_second_look_begins_while_a_request_is_answered(swap: Served, stub: Stub) -> None:
+    shadow, answering = swap.loaded.model.canary.shadow, set[int]()
+
+    def note_it(_: fake.InferenceRequest) -> None:
+        answering.add(shadow._answering)
+
+    stub.before = note_it
+    swap.answer()
+    assert swap.ask(swap_request(NOBODY, TARGET)).has_error()
+    assert (answering, shadow._answering) == ({1}, 0)
