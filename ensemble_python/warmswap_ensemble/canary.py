@@ -75,10 +75,16 @@ class Work(Generic[A, T]):
     Attributes:
         answer: Answers it with the versions of an arm; with a recorder, what the stages say is kept.
         look_again: Lets the candidate see it, given what was recorded; returns the measures.
+        meets: Models that it is answered with; a rollout of others is none to it. ``None`` = any may be.
     """
 
     answer: Callable[[A, Recorder | None], T]
     look_again: Callable[[A, Recorder, Rollout], dict[str, float]]
+    meets: frozenset[str] | None = None
+
+    def is_of(self, rollout: Rollout) -> bool:
+        """Whether a candidate of the rollout could have a part in the answer."""
+        return self.meets is None or not self.meets.isdisjoint(rollout.versions)
 
 
 class Canary(Generic[A]):
@@ -141,7 +147,7 @@ class Canary(Generic[A]):
         """
         self._look()
         rollout, candidate = self._role.rollout(self._state), self._candidate
-        if rollout is None or candidate is None or not rollout.is_watched():
+        if rollout is None or candidate is None or not rollout.is_watched() or not work.is_of(rollout):
             return self._answer_stable(work, None)
         failure: Exception | None = None
         if not self._broken and rollout.is_candidates(key):
@@ -247,8 +253,8 @@ class Canary(Generic[A]):
                 with request_scope(request_id) as own:
                     answered = work.answer(candidate, None)
                     facts.update(own.facts)
-            except BaseException as error:
-                result.set_exception(error)
+            except BaseException as error:  # one that ends a process must not end this one
+                result.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 result.set_result(answered)
 

@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -35,7 +36,7 @@ MAX_LINE_BYTES: Final = 65536
 
 @dataclass(slots=True)
 class ResidencyClient:
-    """One connection of one pipeline process; not for use by several threads at once.
+    """One connection of one pipeline process. One thread asks at a time: during a rollout there may be several.
 
     Attributes:
         pipeline: Who asks: ``face_swap``. The launcher lets all processes of a pipeline but one wait at a time.
@@ -48,6 +49,7 @@ class ResidencyClient:
     on_demand: frozenset[str] = frozenset()
     _socket: socket.socket | None = field(default=None, repr=False)
     _buffer: bytes = field(default=b"", repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
     def from_environment(
@@ -88,14 +90,15 @@ class ResidencyClient:
     def connect(self) -> None:
         """Say hello early, so that the launcher knows how many processes there are; no answer is no reason to stop."""
         if self.path and self.on_demand:
-            with contextlib.suppress(OSError, ValueError):
+            with self._lock, contextlib.suppress(OSError, ValueError):
                 self._connection()
 
     def close(self) -> None:
         """Give back all leases."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket, self._buffer = None, b""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+            self._socket, self._buffer = None, b""
 
     def _acquire(self, model: str, wait_ms: int) -> int | None:
         """Return the lease, or None where the launcher does not manage the model."""
@@ -115,14 +118,15 @@ class ResidencyClient:
             OSError: no connection, or no answer in time; the connection is closed.
             ValueError: the answer is not JSON.
         """
-        try:
-            connection = self._connection()
-            connection.settimeout(timeout_s)
-            connection.sendall(json.dumps(question).encode() + b"\n")
-            return self._read_answer(connection)
-        except BaseException:
-            self.close()  # whatever comes late must not be taken for the next answer
-            raise
+        with self._lock:
+            try:
+                connection = self._connection()
+                connection.settimeout(timeout_s)
+                connection.sendall(json.dumps(question).encode() + b"\n")
+                return self._read_answer(connection)
+            except BaseException:
+                self.close()  # whatever comes late must not be taken for the next answer
+                raise
 
     def _connection(self) -> socket.socket:
         if self._socket is None:

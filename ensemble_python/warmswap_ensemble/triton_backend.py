@@ -217,6 +217,10 @@ class PipelineModel:
         """Answer a request with the versions whose turn it is; the warm-up is for those that serve."""
         return self.canary.answer(key, work) if self.answered else work.answer(self.canary.stable, None)
 
+    def _met_with(self, stages: Mapping[str, Stage]) -> frozenset[str]:
+        """Return the models that a request meets: a rollout of another swapper than it asks for is none to it."""
+        return frozenset({self.name, *(stage.model for stage in stages.values())})
+
     def _build_arm(self, versions: dict[str, int], rollout: Rollout | None) -> PipelineArm:
         """Find the versions that a rollout's state names, and make them ready to be called.
 
@@ -337,13 +341,15 @@ class FaceSwapModel(PipelineModel):
 
         def answer(arm: PipelineArm, recorder: Recorder | None) -> list[pb_utils.Tensor]:
             if arm.forward_to:
-                return self._forward(arm.forward_to, request)
+                return self._forward(arm.forward_to, pictures, parameters)
             return self._swap(arm, pictures, options, recorder, request, is_golden=is_golden)
 
         def look_again(arm: PipelineArm, recorder: Recorder, rollout: Rollout) -> dict[str, float]:
             return self._see_swap_again(arm, pictures, parameters, options, recorder, rollout)
 
-        return self.share_out(options.rollout_key or current_request_id(), Work(answer, look_again))
+        stages = self.canary.stable.swappers.choose(options.swapper).calls.stages
+        work = Work(answer, look_again, self._met_with(stages))
+        return self.share_out(options.rollout_key or current_request_id(), work)
 
     def _swap(
         self,
@@ -394,8 +400,7 @@ class FaceSwapModel(PipelineModel):
         rollout: Rollout,
     ) -> dict[str, float]:
         if arm.forward_to:
-            named = dict(zip(("source_image", "target_image", "reference_image"), pictures, strict=True))
-            answer = forward(arm.forward_to, named, parameters, ["image"])
+            answer = forward(arm.forward_to, _named(pictures), parameters, ["image"])
             image = decode_image(bytes(answer["image"][0]), "image", self.limits).pixels_rgb
             live = decode_image(recorder.image, "image", self.limits).pixels_rgb
             return compare([], Seen(image_rgb=live), Seen(image_rgb=image))
@@ -410,9 +415,9 @@ class FaceSwapModel(PipelineModel):
             see_again(look)
         return compare(list(rollout.versions), recorder.seen, seen)
 
-    def _forward(self, model: str, request: pb_utils.InferenceRequest) -> list[pb_utils.Tensor]:
-        named = {tensor.name: read_picture(request, tensor.name, optional=True) for tensor in FACE_SWAP.inputs}
-        answer = forward(model, named, read_parameters(request), [tensor.name for tensor in FACE_SWAP.outputs])
+    def _forward(self, model: str, pictures: Pictures, parameters: Parameters) -> list[pb_utils.Tensor]:
+        """Let a candidate answer; without the request, which Triton frees with the reply."""
+        answer = forward(model, _named(pictures), parameters, [tensor.name for tensor in FACE_SWAP.outputs])
         return [pb_utils.Tensor(name, array) for name, array in answer.items()]
 
     def _count(self, kind: str, amount: int) -> None:
@@ -461,7 +466,12 @@ class FaceAnalysisModel(PipelineModel):
                 see_again(lambda: again.analyze(image, options))
             return compare(list(rollout.versions), recorder.seen, seen)
 
-        return self.share_out(options.rollout_key or current_request_id(), Work(answer, look_again))
+        work = Work(answer, look_again, self._met_with(self.stages))
+        return self.share_out(options.rollout_key or current_request_id(), work)
+
+
+def _named(pictures: Pictures) -> dict[str, bytes | None]:
+    return dict(zip((tensor.name for tensor in FACE_SWAP.inputs), pictures, strict=True))
 
 
 def _stage_pins(pipeline: str, settings: Mapping[str, str]) -> dict[str, str]:

@@ -743,3 +743,27 @@ def test_a_request_whose_versions_were_unloaded_under_it_is_answered_by_the_new_
     with pytest.raises(errors.StageNotReadyError):
         bench.ask()
     assert len(bench.answered) == asked + 1, "with the same versions nothing would change"
+
+
+def test_a_request_that_meets_none_of_the_candidates_has_no_part_in_the_rollout(bench: Bench) -> None:
+    """A rollout of one swapper, and a request for another."""
+    write_rollout(bench.repository, make_rollout({"face_swapper_512": (1, 2)}, shadow=1.0))
+
+    def ask(*meets: str) -> str:
+        work = Work(lambda arm, recorder: "candidate" if arm.rollout else "stable", bench.look_again, frozenset(meets))
+        return bench.canary.answer("somebody", work)
+
+    assert ask("face_swap", "face_detector", "face_swapper") == "stable"
+    assert observed(bench.repository) == []
+    assert ask("face_swap", "face_detector", "face_swapper_512") == "candidate"
+
+
+def test_a_candidate_that_would_end_the_process_does_not(bench: Bench) -> None:
+    write_rollout(bench.repository, make_rollout())
+
+    def leave() -> object:
+        raise SystemExit(3)
+
+    bench.candidate = leave
+    assert bench.who() == "stable"
+    assert bench.requests() == [("candidate", "RuntimeError", True)]

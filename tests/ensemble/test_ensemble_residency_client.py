@@ -145,3 +145,35 @@ def test_the_environment_tells_where_to_ask_and_for_what() -> None:
     environ = {"WARMSWAP_RESIDENCY_SOCKET": "/s", "WARMSWAP_ON_DEMAND": "a,b"}
     assert ResidencyClient.from_environment("face_swap", environ) == ResidencyClient("face_swap", "/s", frozenset("ab"))
     assert ResidencyClient.from_environment("face_swap", {}) == ResidencyClient("face_swap", "", frozenset())
+
+
+def test_two_threads_get_each_its_own_answer(tmp_path: Path) -> None:
+    """A candidate that is being waited for no more, and the stable version that answers in its place."""
+    pause = threading.Event()
+
+    def lease(question: dict[str, Any]) -> dict[str, Any]:
+        pause.wait(0.002)  # the other thread's turn
+        return {"state": "ready", "lease": question["wait_ms"]}
+
+    wrong: list[object] = []
+    with launcher(tmp_path, lease) as (path, _):
+        asking = client(path)
+        asking.connect()
+
+        def ask(number: int) -> None:
+            for count in range(20):
+                try:
+                    got = asking._acquire(MODEL, number + count)
+                except OverloadedError as error:
+                    wrong.append(error)
+                    return
+                if got != number + count:
+                    wrong.append((number + count, got))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in (1000, 2000)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        asking.close()
+    assert wrong == []

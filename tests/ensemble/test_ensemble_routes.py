@@ -49,36 +49,32 @@ def changed(path: Sequence[str], value: Any) -> dict[str, Any]:
     return values
 
 
-BAD_VERSIONS = [0, -1, 1.0, True, "2", None]
-BAD_SHARES = [-0.01, 1.01, float("nan"), float("inf"), "0.5", True, None]
-BAD_NUMBERS = [float("nan"), float("inf"), 10**400, "soon", None, [], True]
-
-
-def each(key: str, *values: Any) -> list[tuple[str, Any]]:
-    return [(key, value) for value in values]
-
-
-MALFORMED: list[tuple[str, Any]] = [
-    *[("schema_version", value) for value in (0, 2, "1", None)],
-    *[("generation", value) for value in ("next", None, float("inf"), float("nan"), -1, 1.5, True)],
-    *each("pins", None, [], 3, "face_swap"),
-    *[("pins.face_embedder", value) for value in BAD_VERSIONS],
-    *[("used", value) for value in (None, [["face_detector", 2]])],
-    *[("used.face_detector", value) for value in BAD_VERSIONS],
-    *[("record", value) for value in (None, 3, "canary", [1])],
-    *each("rollout", {}, [], "r1", 1, False),
-    *[("rollout.id", value) for value in (None, "", 5, "../../etc/passwd", "a b", "\ud800", "r" * 200)],
-    *each("rollout.versions", None, [], "face_swap"),
-    *[("rollout.versions.face_detector", value) for value in ([1], [], 1, None, "12", [1, 2, 3], {"0": 1})],
-    *[("rollout.versions.face_detector", pair) for bad in BAD_VERSIONS for pair in ([bad, 2], [2, bad])],
-    *[(f"rollout.{name}", value) for name in ("share", "shadow") for value in BAD_SHARES],
-    *[("rollout.expires_s", value) for value in BAD_NUMBERS],
-    *[("rollout.patience_ms", value) for value in (*BAD_NUMBERS, 0, -5)],
-]
+BAD_VERSIONS: list[Any] = [0, -1, 1.0, True, "2", None]
+BAD_SHARES: list[Any] = [-0.01, 1.01, float("nan"), float("inf"), "0.5", True, None]
+BAD_NUMBERS: list[Any] = [float("nan"), float("inf"), 10**400, "soon", None, [], True]
+BAD_PAIRS: list[Any] = [pair for bad in BAD_VERSIONS for pair in ([bad, 2], [2, bad])]
+MALFORMED: dict[str, list[Any]] = {
+    "schema_version": [0, 2, "1", None],
+    "generation": ["next", None, float("inf"), float("nan"), -1, 1.5, True],
+    "pins": [None, [], 3, "face_swap"],
+    "pins.face_embedder": BAD_VERSIONS,
+    "used": [None, [["face_detector", 2]]],
+    "used.face_detector": BAD_VERSIONS,
+    "record": [None, 3, "canary", [1]],
+    "rollout": [{}, [], "r1", 1, False],
+    "rollout.id": [None, "", 5, "../../etc/passwd", "a b", "\ud800", "r" * 200],
+    "rollout.versions": [None, [], "face_swap"],
+    "rollout.versions.face_detector": [[1], [], 1, None, "12", [1, 2, 3], {"0": 1}, *BAD_PAIRS],
+    "rollout.share": BAD_SHARES,
+    "rollout.shadow": BAD_SHARES,
+    "rollout.expires_s": BAD_NUMBERS,
+    "rollout.patience_ms": [*BAD_NUMBERS, 0, -5],
+}
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [pytest.param(*case, id=f"{case[0]}={case[1]!r:.30}") for case in MALFORMED]
+    ("path", "value"),
+    [pytest.param(path, value, id=f"{path}={value!r:.30}") for path, values in MALFORMED.items() for value in values],
 )
 def test_a_malformed_value_is_refused_with_a_sentence(path: str, value: Any) -> None:
     with pytest.raises(RoutesError, match=r"^/models/rollout\.json is no rollout state: \w+: .+"):

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -79,3 +84,30 @@ def test_whatever_changes_the_source_changes_the_key() -> None:
         source_key(b"x", [DETECTOR, EMBEDDER], LARGEST, 0.5),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_another_thread_does_not_drop_what_is_being_found() -> None:
+    """A second look and a request that the candidate answers share its cache."""
+    cache, started, done = SourceCache(1), threading.Event(), threading.Event()
+
+    class Meddled(OrderedDict[Hashable, SourceFace]):
+        def get(self, key: Hashable, default: Any = None) -> Any:
+            found = super().get(key, default)
+            threads.append(threading.Thread(target=put))
+            threads[-1].start()
+            assert started.wait(30)
+            done.wait(0.2)  # long enough for a put that nothing keeps from it
+            return found
+
+    def put() -> None:
+        started.set()
+        cache.put("b", a_source())
+        done.set()
+
+    threads: list[threading.Thread] = []
+    cache._entries = Meddled()
+    cache.put("a", source := a_source())
+    assert cache.get("a") is source
+    threads[0].join(30)
+    assert done.is_set()
+    assert len(cache) == 1
