@@ -35,7 +35,9 @@ def difference_of_proportions(first: tuple[int, int], second: tuple[int, int], a
     (a, n), (b, m) = first, second
     low_a, high_a = wilson(a, n, alpha)
     low_b, high_b = wilson(b, m, alpha)
-    share_a, share_b = (a / n if n else 0.5), (b / m if m else 0.5)
+    if not n or not m:  # no share to put the interval around: what is known of the other side is all there is
+        return Interval(low_b - high_a, high_b - low_a)
+    share_a, share_b = a / n, b / m
     difference = share_b - share_a
     low = difference - math.hypot(share_b - low_b, high_a - share_a)
     high = difference + math.hypot(high_b - share_b, share_a - low_a)
