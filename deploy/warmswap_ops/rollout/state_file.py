@@ -7,6 +7,7 @@ and only by whoever knew the last one; the history is appended to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -60,7 +61,7 @@ def replace_routes(repository: Path, routes: Routes, expected_generation: int) -
     """
     with locked(repository):
         there = routes_of(repository)
-        if _but_expiry(there) == _but_expiry(routes):
+        if _but_times(there) == _but_times(routes):
             return
         if there.generation != expected_generation:
             raise StateChangedError(f"generation {there.generation} is there, {expected_generation} was expected")
@@ -77,10 +78,9 @@ def append_history(repository: Path, entry: Mapping[str, Any]) -> None:
         if any(known.get("id") == entry["id"] for known in read_history(repository)):
             return
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-        descriptor = os.open(repository / HISTORY_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(repository / HISTORY_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(descriptor, line)
-            os.fsync(descriptor)
+            _append(descriptor, line)
         finally:
             os.close(descriptor)
 
@@ -124,8 +124,24 @@ def write_atomically(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def _but_expiry(routes: Routes) -> dict[str, Any]:
+def _append(descriptor: int, line: bytes) -> None:
+    """Append a line, or nothing of it; what a crash has left of another one gets an end of its own."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        if os.write(descriptor, line) < len(line):  # the disk had room for a part of it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+def _but_times(routes: Routes) -> dict[str, Any]:
+    """Return JSON values without what each replica adds by its own clock."""
     values = routes.as_json()
     if values["rollout"] is not None:
         del values["rollout"]["expires_s"]
+    values["record"].pop("lease_until_s", None)
     return values
