@@ -110,7 +110,7 @@ def parse_record(values: Mapping[str, Any]) -> Record | None:
     try:
         versions = {model: (int(pair[0]), int(pair[1])) for model, pair in values["versions"].items()}
         return Record(**{**values, "versions": versions, "phase": Phase(values["phase"])})
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise RepositoryError(f"the record of the last rollout cannot be understood: {error}") from error
 
 
