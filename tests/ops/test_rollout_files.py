@@ -253,12 +253,20 @@ def test_an_agent_needs_a_server_of_ours() -> None:
         {"do": "change", "routes": {}, "expected": 0, "lease_s": 1, "watch_s": 1},
         {"do": "proved", "rollout": "r1"},
         {"do": "observe", "rollout": "r1", "cursors": None, "more": 1},
+        {"do": "observe", "rollout": "../r1", "cursors": {}},
+        {"do": "forget", "rollout": "../x"},
+        {"do": "forget", "rollout": "*"},
+        {"do": "discard", "rollout": "r1", "model": "face_detector", "version": 1},
+        {"do": "discard", "rollout": "r1", "model": "face_detector", "version": "../face_swap"},
+        {"do": "settle", "rollout": "r1", "model": "face_detector", "version": 2, "files": []},
     ],
 )
 def test_calls_that_make_no_sense_are_answered(agent: Agent, question: dict[str, Any]) -> None:
     answer = agent.call(question, b"")
     assert answer["error"] == FAILED
     assert answer["message"]
+    assert staging.highest_version(agent._repository, "face_detector") == 1
+    assert staging.highest_version(agent._repository, "face_swap") == 1
 
 
 def test_an_agent_changes_the_state_by_its_own_clock(agent: Agent, repository: Path) -> None:

@@ -86,7 +86,7 @@ def steps_that_fail(
                 seen = int(at_s * rate)
                 errors = is_failed[:seen]
                 arms.append(Arm(seen, int(errors.sum()), ms[:seen][~errors].tolist()))
-            verdicts = judge(Window(*arms), plan, looks=looks)
+            verdicts = judge(Window(arms[0], arms[1]), plan, looks=looks)
             decision, _ = decide(verdicts, enough=True, soaked=False, timed_out=False)
             if decision is Decision.ROLL_BACK:
                 failed += 1

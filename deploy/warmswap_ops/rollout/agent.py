@@ -83,7 +83,7 @@ class Agent:
             return {"error": FAILED, "message": str(error), "exit_code": error.exit_code}
         except OSError as error:
             return {"error": FAILED, "message": f"{error.filename or self._repository}: {error.strerror or error}"}
-        except (TypeError, ValueError, KeyError, RoutesError) as error:
+        except (AttributeError, TypeError, ValueError, KeyError, RoutesError) as error:
             return {"error": FAILED, "message": f"the rollout agent does not understand the call: {error}"}
         return answer
 
@@ -161,8 +161,8 @@ class Agent:
     def do_discard(self, data: bytes, rollout: str, model: str, version: int | None) -> dict[str, Any]:
         """Remove a candidate."""
         routes = routes_of(self._repository)
-        if version is not None and version in routes.needed(model):
-            raise RepositoryError(f"{model} {version} is in use")
+        if version is not None and (version in routes.needed(model) or model not in routes.stable):
+            raise RepositoryError(f"{model} {version} is in use, or nothing says which version is")
         staging.discard(self._repository, rollout, model, version)
         staging.remove_candidate_model(self._repository, model)
         return {}
@@ -180,7 +180,7 @@ class Agent:
 
         self._end_proof(rollout)
         pairs = {model: (stable, candidate) for model, (stable, candidate) in versions.items()}
-        outcome = self._folder / f"{rollout}.proof"
+        outcome = self._folder / f"{staging.checked_name(rollout)}.proof"
         self._proofs[rollout] = start_proof(self._python, self._repository, outcome, pairs, limits)
         return {}
 
@@ -227,7 +227,7 @@ class Agent:
         """Return what the pipelines have observed since the cursors of the last call."""
         lines: list[str] = []
         left = MAX_OBSERVED_BYTES
-        for path in sorted(self._folder.glob(f"{rollout}.*{OBSERVATIONS_SUFFIX}")):
+        for path in sorted(self._folder.glob(f"{staging.checked_name(rollout)}.*{OBSERVATIONS_SUFFIX}")):
             offset = int(cursors.get(path.name, 0))
             with path.open("rb") as file:
                 file.seek(offset)
@@ -250,7 +250,7 @@ class Agent:
     def do_forget(self, data: bytes, rollout: str) -> dict[str, Any]:
         """Remove what was observed of a rollout, and end its trial."""
         self._end_proof(rollout)
-        for path in self._folder.glob(f"{rollout}.*"):
+        for path in self._folder.glob(f"{staging.checked_name(rollout)}.*"):
             path.unlink(missing_ok=True)
         return {}
 

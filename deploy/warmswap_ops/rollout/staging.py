@@ -75,6 +75,8 @@ def discard(repository: Path, rollout: str, model: str, version: int | None) -> 
     shutil.rmtree(_staged(repository, rollout, model), ignore_errors=True)
     if version is None:
         return
+    if not isinstance(version, int) or version < 1:
+        raise UsageError(f"{version!r} is no version of {model}")
     folder = _model_dir(repository, model) / str(version)
     if folder.is_dir():
         hidden = folder.with_name(f"{_STAGED}{rollout}-rejected")
@@ -151,10 +153,19 @@ def _model_dir(repository: Path, model: str) -> Path:
     return repository / model
 
 
-def _staged(repository: Path, rollout: str, model: str) -> Path:
+def checked_name(rollout: str) -> str:
+    """Return the name of a rollout.
+
+    Raises:
+        UsageError: it is none, and might lead elsewhere as part of a path.
+    """
     if not _NAME.fullmatch(rollout):
         raise UsageError(f"{rollout!r} is no name of a rollout")
-    return _model_dir(repository, model) / f"{_STAGED}{rollout}"
+    return rollout
+
+
+def _staged(repository: Path, rollout: str, model: str) -> Path:
+    return _model_dir(repository, model) / f"{_STAGED}{checked_name(rollout)}"
 
 
 def _inside(name: str) -> Path:
