@@ -433,6 +433,23 @@ def test_observations_are_put_together_by_time() -> None:
     assert (seen.looks_since(0), seen.look_errors(0)) == (2, {"no": 1})
 
 
+def test_the_last_step_is_compared_with_the_one_before() -> None:
+    """A request of the stable version that was under way when the last step began is no arm."""
+    seen = Observed()
+    times = [(t, "stable") for t in (10.0, 20.0, 30.0, 41.0)] + [(t, "candidate") for t in (25.0, 42.0, 43.0)]
+    usual = {"kind": "request", "failed": False, "outcome": "ok"}
+    seen.add(json.dumps({**usual, "arm": arm, "t": t, "ms": t}) for t, arm in times)
+    half, baseline = seen.step_window(0.0, 15.0, 0.5, None)
+    assert half.stable.latencies_ms == [20.0, 30.0, 41.0]
+    assert baseline == half.stable
+    last, kept = seen.step_window(0.0, 40.0, 1.0, baseline)
+    assert (last.stable.requests, last.candidate.latencies_ms) == (0, [42.0, 43.0])
+    assert kept == baseline
+    _, found = seen.step_window(0.0, 40.0, 1.0, None)
+    assert found is not None
+    assert found.latencies_ms == [10.0, 20.0, 30.0], "after an interruption, all that was seen of it before"
+
+
 def test_memory_that_is_left(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    2097152 kB\n")
     assert available_mb(tmp_path / "meminfo", tmp_path) == 2048

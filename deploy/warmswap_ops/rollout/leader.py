@@ -314,12 +314,9 @@ class Leader:
         looks = self._plan.looks(step.max_soak_s)
 
         def judged() -> tuple[Decision, str, list[Verdict]]:
-            window = self._observed.window(since_s, measures_since_s=self._current.started_s)
-            if step.weight < 1:
-                self._baseline = window.stable
-            else:  # requests that were under way when the step began are no arm
-                window = replace(window, stable=Arm())
-                self._baseline = self._baseline or self._observed.window(self._current.started_s, since_s).stable
+            window, self._baseline = self._observed.step_window(
+                self._current.started_s, since_s, step.weight, self._baseline
+            )
             verdicts = judge(window, self._plan, looks=looks, baseline=self._baseline)
             elapsed_s = time.time() - since_s
             decision, reason = decide(

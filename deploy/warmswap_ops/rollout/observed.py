@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from warmswap_ops.rollout.gates import Arm, Window
@@ -71,6 +71,23 @@ class Observed:
             Arm(requests=len(failed), errors=sum(failed), latencies_ms=times) for times, failed in arms.values()
         )
         return Window(stable, candidate, measures)
+
+    def step_window(
+        self, started_s: float, since_s: float, weight: float, baseline: Arm | None
+    ) -> tuple[Window, Arm | None]:
+        """Return what was seen in a step, and what to compare the candidate with should the step leave no requests.
+
+        Args:
+            started_s: When the rollout began; second looks count from there.
+            since_s: When the step began.
+            weight: Share of the candidate.
+            baseline: The stable version's arm in the step before; ``None`` = not known, after an interruption.
+        """
+        window = self.window(since_s, measures_since_s=started_s)
+        if weight < 1:
+            return window, window.stable
+        # Requests that were under way when the step began are no arm.
+        return replace(window, stable=Arm()), baseline or self.window(started_s, since_s).stable
 
     def look_errors(self, since_s: float) -> Counter[str]:
         """Return what second looks failed with."""
