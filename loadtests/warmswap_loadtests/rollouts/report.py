@@ -82,7 +82,7 @@ def page(results: Mapping[str, Any]) -> Iterator[str]:
     yield "# Rollouts under load"
     yield ""
     yield f"`{results['command']}`, {results['time']}, commit {results['git_commit']}, {results['took_s']} s on "
-    yield f"{machine.get('cpu', 'an unnamed CPU')}, {machine.get('cores', '?')} cores, which requests, server, trials"
+    yield f"{machine.get('processor', 'an unnamed CPU')}, {machine.get('cores', '?')} cores, which requests, server, trials"
     yield "and the tool (at the lowest priority: an operator's is elsewhere) share."
     yield ""
     yield "| what | measured |"
