@@ -30,7 +30,7 @@ setup: $(VENV)/.dev ## make .venv with everything but the exporter
 demo: $(VENV)/.demo ## swap two faces through a real Triton, over gRPC and HTTP
 	$(RUN)/python examples/demo.py --output out
 
-rollout-demo: $(VENV)/.dev ## roll out a good and a bad detector under traffic (two minutes)
+rollout-demo: $(VENV)/.dev ## roll out a good and a bad detector under traffic (one minute)
 	$(RUN)/python examples/rollout_demo.py
 
 serve: $(VENV)/.demo ## start a server on the default ports

@@ -1,4 +1,4 @@
-"""A detector is tuned and takes over under traffic; another one, whose points are off, is stopped. Takes two minutes.
+"""A detector is tuned and takes over under traffic; another one, whose points are off, is stopped. Takes a minute.
 
     make rollout-demo
 

@@ -229,6 +229,8 @@ def test_candidates_come_from_mlflow_too(place: Site, tmp_path: Path) -> None:
     record = place.state()["record"]
     assert record["phase"] == "proven"
     assert "models:/face_detector@champion" in record["candidates"]["face_detector"]["origin"]
+    (told,) = rollout("status", *place.at).events
+    assert told["replicas"][place.server.grpc_url]["is_led"] is False, "whoever goes on need not wait"
     aborted = rollout("abort", *place.at)
     assert aborted.end() == 0, aborted.error()
     shutil.rmtree(tmp_path / "mlruns", ignore_errors=True)

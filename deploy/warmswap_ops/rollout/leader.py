@@ -194,6 +194,9 @@ class Leader:
                 self._advance(candidates)
         except CandidateStoppedError as error:
             self._stop(str(error))
+        if not self._current.is_over:  # left so on purpose: whoever goes on need not wait
+            self._lease_s = 0.0
+            self._write()
         if self._current.phase is Phase.ROLLED_BACK:
             raise CandidateStoppedError(f"rollout {self._current.id} was stopped: {self._current.reason}")
         return self._current
