@@ -34,6 +34,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "quality": ["", "best", 0, 101, "92.5", -92],
     "on_no_face": ["", "ignore", "Error"],
     "swapper": ["", "513", "face_swapper_512", "../face_swapper"],
+    "rollout_key": ["", "k" * 257],
 }
 
 
