@@ -14,6 +14,8 @@ from warmswap_ops.rollout.statistics import (
     MANY,
     Interval,
     difference_of_proportions,
+    fewest_values,
+    least_increase,
     mean_interval,
     quantile,
     quantile_interval,
@@ -56,6 +58,61 @@ def test_wilson_as_published(successes: int, trials: int, low: float, high: floa
 def test_newcombe_as_published(more: tuple[int, int], less: tuple[int, int], low: float, high: float) -> None:
     assert difference_of_proportions(less, more, ALPHA) == pytest.approx((low, high), abs=5e-5)
     assert difference_of_proportions(more, less, ALPHA) == pytest.approx((-high, -low), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, p. 861, method 5
+        (81, 263, 0.2527, 0.3676),
+        (15, 148, 0.0578, 0.1617),
+        (0, 20, 0.0, 0.1684),
+        (1, 29, 0.0009, 0.1776),
+    ],
+)
+def test_exact_shares_as_published(successes: int, trials: int, low: float, high: float) -> None:
+    assert statistics._least_share(successes, trials, ALPHA / 2) == pytest.approx(low, abs=5e-5)
+    assert 1 - statistics._least_share(trials - successes, trials, ALPHA / 2) == pytest.approx(high, abs=5e-5)
+
+
+def binomial(count: int, share: float) -> list[float]:
+    return [math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
+
+
+@pytest.mark.parametrize("trials", [(400, 1), (400, 3), (400, 7), (60, 20), (5, 5), (1, 30)])
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize("more", [0.0, 0.05])
+def test_an_increase_is_overstated_as_seldom_as_promised(trials: tuple[int, int], share: float, more: float) -> None:
+    """All that can happen, with its probability: nothing is drawn."""
+    alpha, first, second = 0.01, binomial(trials[0], share), binomial(trials[1], share + more)
+    wrong = math.fsum(
+        p * q
+        for a, p in enumerate(first)
+        for b, q in enumerate(second)
+        if p * q > 1e-9 and least_increase((a, trials[0]), (b, trials[1]), alpha) > more
+    )
+    assert wrong <= alpha / 2
+
+
+def test_an_increase_is_seen_in_the_end() -> None:
+    assert least_increase((0, 600), (12, 60), 0.001) > 0.04
+    assert least_increase((500, 10_000), (1000, 10_000), 0.001) == pytest.approx(0.05, abs=0.02)
+    assert least_increase((0, 0), (20, 20), ALPHA) < 0 < least_increase((0, 20), (20, 20), ALPHA)
+    assert least_increase((3, 3), (0, 0), ALPHA) == -1.0
+    assert least_increase((0, 200_000), (0, 200_000), ALPHA) == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.05, 6), (0.001, 11), (1.0, 1)])
+def test_the_fewest_values_are_those_that_bound_a_median(alpha: float, expected: int) -> None:
+    assert fewest_values(alpha) == expected
+    assert math.isfinite(quantile_interval([1.0] * expected, 0.5, alpha).high)
+    assert not math.isfinite(quantile_interval([1.0] * (expected - 1), 0.5, alpha).high)
+
+
+def test_a_ratio_gives_each_quantile_its_half() -> None:
+    """Nine values bound a median with 5 % by the second and the eighth, with 2.5 % by the first and the last."""
+    first, second = [float(value) for value in range(1, 10)], [float(value) for value in range(10, 100, 10)]
+    assert quantile_interval(first, 0.5, ALPHA) == (2.0, 8.0)
+    assert ratio_of_quantiles(first, second, 0.5, ALPHA) == (10 / 9, 90.0)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +222,7 @@ def test_more_confidence_is_wider() -> None:
         lambda alpha: mean_interval(values, alpha),
         lambda alpha: quantile_interval(values, 0.5, alpha),
         lambda alpha: ratio_of_quantiles(values, values[:300], 0.5, alpha),
+        lambda alpha: Interval(least_increase((1, 50), (4, 40), alpha), -least_increase((4, 40), (1, 50), alpha)),
     ]
     for interval in intervals:
         sure, likely = interval(0.001), interval(0.1)

@@ -18,10 +18,13 @@ from warmswap_ops.rollout.plan import Plan
 from warmswap_ops.rollout.statistics import (
     Interval,
     difference_of_proportions,
+    fewest_values,
+    least_increase,
     mean_interval,
     quantile,
     quantile_interval,
     ratio_of_quantiles,
+    unseen_share,
 )
 
 ERRORS: Final = "errors"
@@ -30,6 +33,19 @@ P99: Final = "p99"
 _QUANTILES: Final = ((P50, 0.5), (P99, 0.99))
 _REQUIRED: Final = (ERRORS, P50)
 """Gates that must pass, not only not fail, where a plan is strict."""
+
+BEST: Final = {
+    "recall": 1.0,
+    "precision": 1.0,
+    "iou": 1.0,
+    "kps_error": 0.0,
+    "landmark_error": 0.0,
+    "cosine": 1.0,
+    "psnr_db": 100.0,
+    "ssim": 1.0,
+    "identity_gain": 1.0,
+}
+"""How good a measure can get; see ``warmswap_ensemble.comparison``. Faces of two people have a cosine of about 0."""
 
 
 class Outcome(StrEnum):
@@ -115,6 +131,11 @@ class Verdict:
         }
 
 
+def alpha_of(plan: Plan, looks: int) -> float:
+    """Return how often one look of so many may be wrong."""
+    return (1 - plan.gates.confidence) / max(1, looks)
+
+
 def judge(window: Window, plan: Plan, *, looks: int, baseline: Arm | None = None) -> list[Verdict]:
     """Return the verdict of every gate.
 
@@ -124,7 +145,7 @@ def judge(window: Window, plan: Plan, *, looks: int, baseline: Arm | None = None
         looks: How often the gates are looked at in this step.
         baseline: What the stable version did before, for a step that leaves it no requests.
     """
-    alpha = (1 - plan.gates.confidence) / max(1, looks)
+    alpha = alpha_of(plan, looks)
     stable, source = window.stable, ""
     if not stable.requests and baseline is not None:
         stable, source = baseline, " (of the step before)"
@@ -139,18 +160,28 @@ def judge_quality(measures: Mapping[str, Sequence[float]], plan: Plan, alpha: fl
     verdicts: list[Verdict] = []
     for name in plan.quality.__dataclass_fields__:
         side, _, measure = name.partition("_")
-        values, limit = measures.get(measure, ()), float(getattr(plan.quality, name))
-        if not values:
-            continue
-        mean, interval = math.fsum(values) / len(values), mean_interval(values, alpha)
-        if side == "min":
-            outcome = _outcome(Interval(-interval.high, -interval.low), -limit)
-        else:
-            outcome = _outcome(interval, limit)
-        word = "least" if side == "min" else "most"
-        sentence = f"{measure} {mean:.4g} ({_range(interval)}) over {len(values)}, at {word} {limit:g}"
-        verdicts.append(Verdict(measure, outcome, mean, interval, limit, len(values), sentence))
+        values = measures.get(measure, ())
+        if values:
+            verdicts.append(_judge_measure(measure, values, side == "min", float(getattr(plan.quality, name)), alpha))
     return verdicts
+
+
+def _judge_measure(measure: str, values: Sequence[float], is_least: bool, limit: float, alpha: float) -> Verdict:
+    """Judge a mean by Student's t, which knows what was seen, and by how good the rest may be that was not.
+
+    The first alone would take two equal values for certainty, and many equal ones for all that there is.
+    """
+    count, best = len(values), BEST[measure]
+    mean, interval = math.fsum(values) / count, mean_interval(values, alpha)
+    half, unseen = mean_interval(values, alpha / 2), unseen_share(count, alpha / 4)
+    kindest = (1 - unseen) * (half.high if is_least else half.low) + unseen * best
+    outcome = _outcome(Interval(-interval.high, -interval.low), -limit) if is_least else _outcome(interval, limit)
+    is_clear = count >= fewest_values(alpha) and not (outcome is Outcome.FAIL and _is_within(kindest, is_least, limit))
+    note = "" if is_clear or outcome is Outcome.UNDECIDED else ", too few to be sure"
+    sentence = (
+        f"{measure} {mean:.4g} ({_range(interval)}) over {count}{note}, at {'least' if is_least else 'most'} {limit:g}"
+    )
+    return Verdict(measure, outcome if is_clear else Outcome.UNDECIDED, mean, interval, limit, count, sentence)
 
 
 def decide(
@@ -183,9 +214,9 @@ def decide(
 
 def _judge_errors(stable: Arm, candidate: Arm, plan: Plan, alpha: float, source: str) -> Verdict:
     limit = plan.gates.max_error_increase
-    interval = difference_of_proportions(
-        (stable.errors, stable.requests), (candidate.errors, candidate.requests), alpha
-    )
+    before, after = (stable.errors, stable.requests), (candidate.errors, candidate.requests)
+    interval = difference_of_proportions(before, after, alpha)
+    interval = Interval(min(interval.low, least_increase(before, after, alpha)), interval.high)
     value = _share(candidate) - _share(stable)
     sentence = (
         f"errors {candidate.errors} of {candidate.requests} against {stable.errors} of {stable.requests}{source}: "
@@ -223,6 +254,10 @@ def _outcome(interval: Interval, limit: float) -> Outcome:
     if interval.low > limit:
         return Outcome.FAIL
     return Outcome.PASS if interval.high <= limit else Outcome.UNDECIDED
+
+
+def _is_within(value: float, is_least: bool, limit: float) -> bool:
+    return value >= limit if is_least else value <= limit
 
 
 def _share(arm: Arm) -> float:

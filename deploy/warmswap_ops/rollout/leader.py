@@ -22,12 +22,13 @@ from warmswap_ops.errors import (
 )
 from warmswap_ops.rollout.checks import Candidate
 from warmswap_ops.rollout.fleet import Fleet
-from warmswap_ops.rollout.gates import Arm, Decision, Verdict, decide, judge, judge_quality
+from warmswap_ops.rollout.gates import Arm, Decision, Verdict, alpha_of, decide, judge, judge_quality
 from warmswap_ops.rollout.observed import Observed
 from warmswap_ops.rollout.plan import Plan, Step, plan_from_values
 from warmswap_ops.rollout.record import Phase, Record, parse_record, routes_for, without_needless_pins
 from warmswap_ops.rollout.replica import UPLOAD_TIMEOUT_S, Replica, Seen
 from warmswap_ops.rollout.state_file import StateChangedError
+from warmswap_ops.rollout.statistics import fewest_values
 
 DEFAULT_LEASE_S: Final = 15.0
 WATCH_FACTOR: Final = 1.5
@@ -285,7 +286,7 @@ class Leader:
     def _shadow(self) -> None:
         shadow = self._plan.shadow
         since_s = self._current.since_s
-        alpha = (1 - self._plan.gates.confidence) / self._plan.looks(shadow.max_duration_s)
+        alpha = alpha_of(self._plan, self._plan.looks(shadow.max_duration_s))
         self._in_background(on=True)
 
         def judged() -> tuple[Decision, str, list[Verdict]]:
@@ -299,7 +300,7 @@ class Leader:
             elapsed_s = time.time() - since_s
             decision, reason = decide(
                 verdicts,
-                enough=looks >= shadow.min_samples,
+                enough=looks >= max(shadow.min_samples, fewest_values(alpha)),
                 soaked=elapsed_s >= shadow.duration_s,
                 timed_out=elapsed_s >= shadow.max_duration_s,
             )

@@ -23,7 +23,7 @@ class Shadow:
     Attributes:
         share: Part of the requests, 0 to 1; 0 = none are.
         duration_s: For how long, before the candidate answers anything.
-        min_samples: How many second looks it takes.
+        min_samples: How many second looks it takes; never fewer than the quality gates need to say anything.
         max_duration_s: How long to wait for them.
     """
 
