@@ -144,7 +144,7 @@ def _set_up(environment: Any, **_: Any) -> None:
     environment.user_classes = chosen
     if options.shape == "none":
         environment.shape_class = None
-    if isinstance(environment.runner, WorkerRunner):
+    if not options.csv_prefix:  # whose last lines Locust writes after that
         events.quit.add_listener(_leave)
 
 
@@ -170,7 +170,7 @@ def _report(environment: Any, **_: Any) -> None:
 
 
 def _leave(exit_code: int, **_: Any) -> None:
-    """End a worker at once: a channel that tritonclient closes while Python ends can hang for ever."""
+    """End at once: a channel that tritonclient closes while Python ends can hang for ever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
