@@ -5,6 +5,9 @@ EXPORT_VENV := .venv-export
 TWINS := out/twins
 RUN := $(VENV)/bin
 LINTED := client deploy ensemble_python examples export_scripts loadtests tests
+WORKERS := 2
+# Each of them runs whole files, so that a file's server is started once.
+PARALLEL = -n $(WORKERS) --dist loadfile
 STAMPED := pyproject.toml constraints.txt deploy/setup.sh
 
 .DEFAULT_GOAL := help
@@ -49,13 +52,13 @@ format: $(VENV)/.dev ## put the code into shape
 	$(RUN)/ruff format $(LINTED)
 
 unit: $(VENV)/.dev ## tests that start no server
-	$(RUN)/pytest -m "not triton and not export and not gpu and not manifests and not image"
+	$(RUN)/pytest $(PARALLEL) -m "not triton and not export and not gpu and not manifests and not image"
 
 e2e: $(VENV)/.dev ## tests on the real Triton
-	$(RUN)/pytest -m "triton and not export and not gpu and not manifests and not image"
+	$(RUN)/pytest $(PARALLEL) -m "triton and not export and not gpu and not manifests and not image"
 
 test-export: $(EXPORT_VENV)/.export ## tests of the exporter, some on the real Triton (needs PyTorch and npm)
-	$(EXPORT_VENV)/bin/pytest tests/export -m "export and not large"
+	$(EXPORT_VENV)/bin/pytest $(PARALLEL) tests/export -m "export and not large"
 
 test-packs: $(EXPORT_VENV)/.export ## export, verify and serve a twin of every large pack (20 GB of disk, half an hour)
 	$(EXPORT_VENV)/bin/pytest tests/export -m large
