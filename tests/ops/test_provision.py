@@ -77,6 +77,27 @@ def test_a_folder_is_copied_once_and_named_after_its_content(repository: Path, s
     assert staged(store) == [first.digest, "current"]
 
 
+def test_once_leaves_what_rollouts_have_written(repository: Path, store: Path) -> None:
+    def again() -> Provisioned:
+        return provision(str(repository), store, None, keep=2, wait_s=30.0, progress=lambda count: None, once=True)
+
+    first = again()
+    assert first.copied
+    (first.path / "face_embedder/1").rename(first.path / "face_embedder/2")
+    (first.path / "rollout.json").write_text("{}")
+    assert again() == Provisioned(first.path, first.digest, copied=False, removed=())
+    assert (store / "current/face_embedder/2").is_dir()
+    assert (store / "current/rollout.json").is_file()
+    assert run(repository, store).copied  # without it, it is harmed
+
+
+def test_once_begins_anew_what_was_interrupted(repository: Path, store: Path) -> None:
+    (store / ".staging-abc").mkdir(parents=True)
+    assert subprocess.run(command(repository, store, "--once"), capture_output=True, check=True).returncode == 0
+    assert tree_digest(store / "current") == tree_digest(repository)
+    assert not list(store.glob(".staging-*"))
+
+
 def test_an_archive_becomes_the_same_as_its_folder(repository: Path, archive: Path, store: Path) -> None:
     assert run(archive, store, file_sha256(archive)).digest == tree_digest(repository)
     assert not run(archive, store).copied

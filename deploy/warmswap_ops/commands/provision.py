@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", type=float, default=900.0, metavar="S", help="for another process at work (default: %(default)s)"
     )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="leave a repository that is there as it is: for a copy that hot rollouts write to",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -41,11 +46,14 @@ def run(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{total / 1e6:.0f} MB")
 
-    done = provision(args.source, args.to, args.sha256, keep=args.keep, wait_s=args.wait, progress=progress)
+    done = provision(
+        args.source, args.to, args.sha256, keep=args.keep, wait_s=args.wait, progress=progress, once=args.once
+    )
     if total and sys.stderr.isatty():
         sys.stderr.write("\n")
     if args.json:
         print(json.dumps(asdict(done) | {"path": str(done.path), "bytes": total}))
     else:
-        print(f"{done.path}: {f'written, {total / 1e6:.1f} MB' if done.copied else 'was there, unharmed'}")
+        there = "was there, left as it is" if args.once else "was there, unharmed"
+        print(f"{done.path}: {f'written, {total / 1e6:.1f} MB' if done.copied else there}")
     return 0

@@ -40,7 +40,7 @@ class Provisioned:
     Attributes:
         path: The repository; ``current`` leads to it.
         digest: Of its content.
-        copied: Whether it had to be brought; otherwise it was there, and is unharmed.
+        copied: Whether it had to be brought; otherwise it was there, and is unharmed, unless ``once`` was asked for.
         removed: Digests of older ones that were removed.
     """
 
@@ -51,7 +51,14 @@ class Provisioned:
 
 
 def provision(
-    source: str, store: Path, sha256: str | None, *, keep: int, wait_s: float, progress: Progress
+    source: str,
+    store: Path,
+    sha256: str | None,
+    *,
+    keep: int,
+    wait_s: float,
+    progress: Progress,
+    once: bool = False,
 ) -> Provisioned:
     """Bring a repository into a store and let ``current`` lead to it.
 
@@ -62,6 +69,7 @@ def provision(
         keep: How many repositories may stay, the current one included.
         wait_s: How long another process may work on the same store.
         progress: Gets bytes.
+        once: Leave a repository that is there as it is, whatever was changed in it.
 
     Raises:
         UsageError: no sha256 where one is needed.
@@ -75,6 +83,9 @@ def provision(
         with disk_errors(store if store.is_dir() else store.parent):
             store.mkdir(parents=True, exist_ok=True)
             with _locked(store, wait_s):
+                if once and (store / CURRENT).is_dir():
+                    path = (store / CURRENT).resolve()
+                    return Provisioned(path, path.name, copied=False, removed=())
                 return _provision(source, store, wanted, keep, progress)
     except OSError as error:
         raise MachineError(f"cannot provision {store}: {error}") from error
