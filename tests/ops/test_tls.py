@@ -215,3 +215,14 @@ def test_rollouts_take_the_files(server: LocalTriton, authority: Pair, capsys: p
     assert "no rollout yet" in capsys.readouterr().out
     assert main(status) == 7
     assert main([*status, "--tls-ca=/nowhere"]) == 2
+
+
+@pytest.mark.triton
+def test_rollouts_call_a_pod_by_its_address_and_know_it_by_the_name_of_the_service(
+    server: LocalTriton, authority: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = ["rollout", "status", f"--tls-ca={authority.cert}"]
+    assert main([*status, f"--service={server.grpc_url}"]) == 0
+    assert main([*status, f"--replica={server.grpc_url}", "--tls-name=warmswap.test"]) == 0
+    assert "no rollout yet" in capsys.readouterr().out
+    assert main([*status, f"--replica={server.grpc_url}", "--tls-name=other.test"]) == 7

@@ -190,14 +190,24 @@ def _leader(args: argparse.Namespace) -> Iterator[Leader]:
 
     access = given_access(args.control_token_file, os.environ)
     files = TlsFiles(args.tls_ca, args.tls_cert, args.tls_key)
-    tls = RolloutTls(files) if args.tls or files != TlsFiles() else None
-    fleet = Fleet([Replica(address, access, tls) for address in dict.fromkeys(args.replica or [DEFAULT_REPLICA])])
+    tls = RolloutTls(files) if args.tls or args.tls_name or files != TlsFiles() else None
+    fleet = Fleet([Replica(address, access, tls and tls.under(name)) for address, name in _replicas(args).items()])
     try:
         yield Leader(
             fleet, _who(), secrets.token_hex(8), _reporter(args), load_timeout_s=args.load_timeout, lease_s=args.lease
         )
     finally:
         fleet.close()
+
+
+def _replicas(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the address of each replica, and the name that its certificate must have where that is another one."""
+    from warmswap_ops.rollout.addresses import addresses_of, host_of
+
+    replicas = dict.fromkeys(args.replica or ([] if args.service else [DEFAULT_REPLICA]), args.tls_name)
+    for service in args.service:
+        replicas |= dict.fromkeys(addresses_of(service), args.tls_name or host_of(service))
+    return replicas
 
 
 def _reporter(args: argparse.Namespace) -> Any:
@@ -242,12 +252,24 @@ def _add_replica_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"gRPC address; once for each replica (default: {DEFAULT_REPLICA})",
     )
     parser.add_argument(
+        "--service",
+        action="append",
+        default=[],
+        metavar="NAME:PORT",
+        help="every address of this name is a replica, as those of a headless service are: its ready pods",
+    )
+    parser.add_argument(
         "--control-token-file",
         type=Path,
         metavar="FILE",
         help="token of the control API (default: $WARMSWAP_CONTROL_TOKEN_FILE, else none)",
     )
     _add_tls_arguments(parser)
+    parser.add_argument(
+        "--tls-name",
+        metavar="NAME",
+        help="which the replicas' certificate has, where they are called by another (default: the name of --service)",
+    )
     parser.add_argument(
         "--lease",
         type=float,
