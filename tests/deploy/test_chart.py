@@ -6,18 +6,26 @@ import argparse
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.deploy.manifest_files import KUBERNETES, PROFILES, Manifest, objects, of_kind, server
-from warmswap_ops.commands import serve
+from tests.deploy.manifest_files import KUBERNETES, PROFILES, Manifest, objects, of_kind, pod_templates, server
+from warmswap_ops.commands import provision, serve
 
 pytestmark = pytest.mark.manifests
 
 ROOT = KUBERNETES.parents[1]
 HELM = ROOT / "out/manifest-tools/helm"
 CHART = KUBERNETES / "chart"
+
+
+def serve_args(container: Manifest) -> argparse.Namespace:
+    """Return what the server makes of its arguments."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    serve.add_arguments(parser)
+    return parser.parse_args(container["args"])
 
 
 def template(*words: str, release: str = "warmswap", kube: str = "1.34.0") -> subprocess.CompletedProcess[str]:
@@ -79,6 +87,29 @@ WRONG = {
     "URL without digest": ("models.source=stager,models.stager.from=https://x/y.tar", "set models.stager.sha256"),
     "folder without volume": ("models.source=stager,models.stager.from=/source/x", "set models.stager.volume"),
     "volume of nothing": ("models.source=volume", "set models.volume"),
+    "writable and nobody may": ("models.writable.enabled=true", "set controlToken.secretName, or nobody could roll"),
+    "writable and compiled": (
+        "models.writable.enabled=true,controlToken.secretName=t,compile.enabled=true",
+        "models.writable.enabled and compile.enabled are both true",
+    ),
+    "writable and compiled by the server": (
+        "models.writable.enabled=true,controlToken.secretName=t,serve.extraArgs={--compile=/tmp/x}",
+        "serve.extraArgs has --compile=/tmp/x",
+    ),
+    "writable and Knative": (
+        "models.writable.enabled=true,controlToken.secretName=t,knative.enabled=true,autoscaling.hpa.enabled=false",
+        "models.writable.enabled and knative.enabled are both true",
+    ),
+    "writable and shared by a node": (
+        "models.writable.enabled=true,controlToken.secretName=t,models.writable.volume.hostPath.path=/x",
+        "models.writable.volume is a hostPath: each pod needs a volume of its own",
+    ),
+    "writable and shared by a claim": (
+        "models.writable.enabled=true,controlToken.secretName=t,models.writable.volume.persistentVolumeClaim.claimName=x",
+        "models.writable.volume is a persistentVolumeClaim: each pod needs a volume of its own",
+    ),
+    "writable without measure": ("models.writable.sizeLimit=much", "at '/models/writable/sizeLimit'"),
+    "writable is a word": ("models.writable=true", "at '/models/writable': got boolean, want object"),
     "mTLS without secret": ("tls.clientCA=true", "tls.clientCA needs tls.secretName"),
     "GPU without GPU": ("serve.requireGpu=true", "resources.limits has no nvidia.com/gpu"),
     "gateway of nobody": ("gateway.enabled=true", "set gateway.parentRefs"),
@@ -155,6 +186,88 @@ def test_a_stager_writes_where_the_server_reads() -> None:
     assert "--repository=/cache/current" in pod["containers"][0]["args"]
 
 
+WRITABLE = ("--set", "models.writable.enabled=true,controlToken.secretName=control")
+SOURCES: dict[str, dict[str, Any]] = {
+    "baked": {},
+    "imageVolume": {"imageVolume": {"reference": "x/y:1"}},
+    "volume": {"volume": {"persistentVolumeClaim": {"claimName": "models"}}, "path": "packs/open"},
+    "stager": {"stager": {"from": "https://x/y.tar", "sha256": "0" * 64, "cache": {"hostPath": {"path": "/var/x"}}}},
+}
+
+
+def mounts(container: Manifest) -> dict[str, Manifest]:
+    return {each["mountPath"]: each for each in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_pod_may_write_to_a_copy_of_its_own_and_to_nothing_that_others_read(source: str) -> None:
+    models = {"source": source, **SOURCES[source]}
+    pod = server(rendered(*WRITABLE, "--set-json", "models=" + json.dumps(models)))["spec"]
+    read_only = server(rendered("--set-json", "models=" + json.dumps(models)))["spec"]
+    copier, container = pod["initContainers"][-1], pod["containers"][0]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    provision.add_arguments(parser)
+    assert copier["command"] == ["warmswap", "provision"]
+    args = parser.parse_args(copier["args"])
+    plain = serve_args(read_only["containers"][0])
+    assert (args.source, args.to, args.once) == (str(plain.repository), Path("/repository"), True)
+    assert serve_args(container).repository == args.to / "current"
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert volumes[mounts(container)["/repository"]["name"]]["emptyDir"] == {"sizeLimit": "4Gi"}
+    assert mounts(container)["/repository"] == mounts(copier)["/repository"]
+    assert not mounts(container)["/repository"].get("readOnly")
+    shared = [each for each in mounts(copier).values() if each["name"] in ("models", "model-cache")]
+    assert all(each["readOnly"] for each in shared)
+    assert bool(shared) == (source != "baked")
+    assert not {"models", "model-cache"} & {each["name"] for each in container["volumeMounts"]}
+    assert container["resources"]["requests"]["ephemeral-storage"] == "4Gi"
+    assert "ephemeral-storage" not in read_only["containers"][0]["resources"]["requests"]
+
+
+def test_a_stager_without_a_cache_brings_the_own_copy_itself() -> None:
+    stager = {"source": "stager", "stager": {"from": "https://x/y.tar", "sha256": "0" * 64}}
+    pod = server(rendered(*WRITABLE, "--set-json", "models=" + json.dumps(stager)))["spec"]
+    (copier,) = pod["initContainers"]
+    assert {"--from=https://x/y.tar", "--to=/repository", "--once"} <= set(copier["args"])
+    assert serve_args(pod["containers"][0]).repository == Path("/repository/current")
+    assert {"repository"} == {each["name"] for each in pod["volumes"]} & {"repository", "model-cache"}
+    assert mounts(copier)["/repository"] == mounts(pod["containers"][0])["/repository"]
+
+
+def test_a_disk_of_its_own_is_not_the_nodes() -> None:
+    template = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}}
+    volume = json.dumps({"ephemeral": {"volumeClaimTemplate": template}})
+    pod = server(rendered(*WRITABLE, "--set-json", f"models.writable.volume={volume}"))["spec"]
+    (found,) = (each for each in pod["volumes"] if each["name"] == "repository")
+    assert found == {"name": "repository", **json.loads(volume)}
+    assert "ephemeral-storage" not in pod["containers"][0]["resources"]["requests"]
+
+
+def test_resources_win_over_what_the_own_copy_asks_for() -> None:
+    manifests = rendered(*WRITABLE, "--set", "resources.requests.ephemeral-storage=9Gi,placeholders.enabled=true")
+    resources = server(manifests)["spec"]["containers"][0]["resources"]
+    assert resources["requests"] == {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "9Gi"}
+    placeholder = pod_templates(manifests)["Deployment/warmswap-placeholder"]["spec"]
+    assert placeholder["containers"][0]["resources"] == resources  # also where it is the default
+    placeholder = pod_templates(rendered(*WRITABLE, "--set", "placeholders.enabled=true"))[
+        "Deployment/warmswap-placeholder"
+    ]["spec"]
+    assert placeholder["containers"][0]["resources"]["requests"]["ephemeral-storage"] == "4Gi"
+
+
+def test_a_job_that_leads_a_rollout_is_let_in() -> None:
+    clients = ("--set-json", 'networkPolicy.clients=[{"podSelector": {"matchLabels": {"app": "web"}}}]')
+
+    def let_in(*words: str) -> list[str]:
+        (policy,) = of_kind(rendered(*clients, *words), "NetworkPolicy")
+        peers = policy["spec"]["ingress"][0]["from"]
+        labels = [peer["podSelector"]["matchLabels"] for peer in peers]
+        return [each.get("app.kubernetes.io/component", "") for each in labels]
+
+    assert let_in() == ["keep-alive", ""]
+    assert let_in(*WRITABLE) == ["keep-alive", "rollout", ""]
+
+
 def test_a_release_becomes_an_option_of_the_server_and_none_is_none() -> None:
     (named,) = server(rendered("--set", "release=blue"))["spec"]["containers"]
     (unnamed,) = server(rendered())["spec"]["containers"]
@@ -172,7 +285,7 @@ def test_what_is_committed_is_what_the_chart_gives(profile: str) -> None:
     assert rendered("--values", str(KUBERNETES / f"profiles/{profile}.yaml")) == objects(text)
 
 
-@pytest.mark.parametrize("extreme", ["everything", "nothing"])
+@pytest.mark.parametrize("extreme", ["everything", "nothing", "writable"])
 def test_extremes_render(extreme: str) -> None:
     kinds = {each["kind"] for each in rendered("--values", str(KUBERNETES / f"extremes/{extreme}.yaml"))}
     wanted = {"ScaledObject", "GRPCRoute", "PodMonitor", "DaemonSet"}

@@ -58,6 +58,33 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* Where the repository lies that is served: what was compiled, the pod's own copy, or the repository itself. */}}
+{{- define "warmswap.served" -}}
+{{- if .Values.compile.enabled -}}
+/compiled/repository
+{{- else if .Values.models.writable.enabled -}}
+/repository/current
+{{- else -}}
+{{ include "warmswap.repository" . }}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the stager brings the pod's own copy by itself: without a cache of the node a second copy would be for nothing. */}}
+{{- define "warmswap.stagesOwnCopy" -}}
+{{- if and .Values.models.writable.enabled (eq .Values.models.source "stager") (not .Values.models.stager.cache) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Of the container that serves. An own copy on the node's disk is asked for, unless `resources` says how much. */}}
+{{- define "warmswap.resources" -}}
+{{- $own := dict -}}
+{{- if and .Values.models.writable.enabled (not (hasKey .Values.models.writable.volume "ephemeral")) -}}
+{{- $own = dict "requests" (dict "ephemeral-storage" .Values.models.writable.sizeLimit) -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $own (deepCopy .Values.resources)) -}}
+{{- end -}}
+
 {{/* Whether the repository must be mounted into every container that reads it. */}}
 {{- define "warmswap.modelMounts" -}}
 {{- if eq .Values.models.source "stager" }}
@@ -129,6 +156,27 @@ seccompProfile:
 {{- end -}}
 {{- if and (eq $v.models.source "volume") (not $v.models.volume) -}}
 {{- fail "models.source is volume: set models.volume to the volume that holds the model repository" -}}
+{{- end -}}
+{{- if $v.models.writable.enabled -}}
+{{- if $v.compile.enabled -}}
+{{- fail "models.writable.enabled and compile.enabled are both true: a compiled repository is for one machine, and hot rollouts refuse it; set one to false" -}}
+{{- end -}}
+{{- range $v.serve.extraArgs -}}
+{{- if hasPrefix "--compile" . -}}
+{{- fail (printf "models.writable.enabled is true and serve.extraArgs has %s: a compiled repository is for one machine, and hot rollouts refuse it" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.knative.enabled -}}
+{{- fail "models.writable.enabled and knative.enabled are both true: Knative adds and ends pods as it likes, and each begins with the versions of its source; bring a new revision instead" -}}
+{{- end -}}
+{{- if not $v.controlToken.secretName -}}
+{{- fail "models.writable.enabled is true: set controlToken.secretName, or nobody could roll anything out: without it each replica has a token that only its launcher knows" -}}
+{{- end -}}
+{{- range $kind, $_ := $v.models.writable.volume -}}
+{{- if not (has $kind (list "emptyDir" "ephemeral")) -}}
+{{- fail (printf "models.writable.volume is a %s: each pod needs a volume of its own, so take emptyDir or ephemeral. On a shared one the models of a new image would never arrive" $kind) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.tls.clientCA (not $v.tls.secretName) -}}
 {{- fail "tls.clientCA needs tls.secretName, the secret with tls.crt, tls.key and ca.crt" -}}

@@ -5,7 +5,7 @@
 - --http-port=8000
 - --grpc-port=8001
 - --metrics-port=8002
-- --repository={{ if $v.compile.enabled }}/compiled/repository{{ else }}{{ include "warmswap.repository" . }}{{ end }}
+- --repository={{ include "warmswap.served" . }}
 - --exit-timeout={{ $v.shutdown.exitTimeoutSeconds }}
 {{- if $v.knative.enabled }}
 - --drain-delay={{ $v.shutdown.preStopSeconds }}
@@ -59,7 +59,12 @@
   command: [warmswap, provision]
   args:
     - --from={{ $v.models.stager.from }}
+    {{- if include "warmswap.stagesOwnCopy" . }}
+    - --to=/repository
+    - --once
+    {{- else }}
     - --to=/cache
+    {{- end }}
     {{- with $v.models.stager.sha256 }}
     - --sha256={{ . }}
     {{- end }}
@@ -69,11 +74,34 @@
   resources:
     {{- toYaml $v.resources | nindent 4 }}
   volumeMounts:
+    {{- if include "warmswap.stagesOwnCopy" . }}
+    - {name: repository, mountPath: /repository}
+    {{- else }}
     - {name: model-cache, mountPath: /cache}
+    {{- end }}
     - {name: tmp, mountPath: /tmp}
     {{- if $v.models.stager.volume }}
     - {name: model-source, mountPath: /source, readOnly: true}
     {{- end }}
+{{- end }}
+{{- if and $v.models.writable.enabled (not (include "warmswap.stagesOwnCopy" .)) }}
+- name: own-copy   # --once: a node that was restarted runs this again, and the copy may have changed since
+  image: {{ include "warmswap.image" . }}
+  imagePullPolicy: {{ $v.image.pullPolicy }}
+  command: [warmswap, provision]
+  args:
+    - --from={{ include "warmswap.repository" . }}
+    - --to=/repository
+    - --once
+  terminationMessagePolicy: FallbackToLogsOnError
+  securityContext:
+    {{- include "warmswap.containerSecurity" . | nindent 4 }}
+  resources:
+    {{- toYaml $v.resources | nindent 4 }}
+  volumeMounts:
+    {{- include "warmswap.modelMounts" . | nindent 4 }}
+    - {name: repository, mountPath: /repository}
+    - {name: tmp, mountPath: /tmp}
 {{- end }}
 {{- if $v.compile.enabled }}
 - name: compile
@@ -114,12 +142,16 @@ terminationMessagePolicy: FallbackToLogsOnError   # the launcher writes its reas
 securityContext:
   {{- include "warmswap.containerSecurity" . | nindent 2 }}
 resources:
-  {{- toYaml $v.resources | nindent 2 }}
+  {{- include "warmswap.resources" . | nindent 2 }}
 volumeMounts:
   - {name: shm, mountPath: /dev/shm}
   - {name: tmp, mountPath: /tmp}
   - {name: cache, mountPath: /var/cache/warmswap}
+  {{- if $v.models.writable.enabled }}
+  - {name: repository, mountPath: /repository}
+  {{- else }}
   {{- include "warmswap.modelMounts" . | nindent 2 }}
+  {{- end }}
   {{- if $v.compile.enabled }}
   - {name: compiled, mountPath: /compiled, readOnly: true}
   {{- end }}
@@ -151,12 +183,18 @@ volumeMounts:
 - name: models
   {{- toYaml $v.models.volume | nindent 2 }}
 {{- else if eq $v.models.source "stager" }}
+{{- if not (include "warmswap.stagesOwnCopy" .) }}
 - name: model-cache
   {{- toYaml (default (dict "emptyDir" dict) $v.models.stager.cache) | nindent 2 }}
+{{- end }}
 {{- with $v.models.stager.volume }}
 - name: model-source
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+{{- if $v.models.writable.enabled }}
+- name: repository   # of this pod alone; gone with it
+  {{- toYaml (default (dict "emptyDir" (dict "sizeLimit" $v.models.writable.sizeLimit)) $v.models.writable.volume) | nindent 2 }}
 {{- end }}
 {{- if $v.compile.enabled }}
 - name: compiled
