@@ -1,6 +1,6 @@
 """Make dashboard.json: `python deploy/observability/dashboard.py`. A test holds the two equal.
 
-Rows from top to bottom: is anything cold, what goes through, how long it takes, what fails, what scales, what it costs.
+Rows from top to bottom: is anything cold, what goes through, how long it takes, what scales and costs, what is rolled out.
 """
 
 from __future__ import annotations
@@ -203,6 +203,67 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                     ),
                 ),
                 "More than one during a rollout.",
+            ),
+        ),
+    ),
+    (
+        "Rollouts",
+        (
+            Panel(
+                "Answered by a candidate",
+                "percentunit",
+                (("max by (rollout, model, version) (warmswap_rollout_share)", "{{model}} {{version}}, {{rollout}}"),),
+                "0 where nobody leads the rollout, and before and after the steps of its plan.",
+            ),
+            Panel(
+                "Replicas by the version that answers",
+                "short",
+                (('count_values by (model) ("answers", warmswap_served_version)', "{{model}} {{answers}}"),),
+                "Two lines for one model: replicas differ.",
+            ),
+            Panel(
+                "Pinned versions",
+                "short",
+                (
+                    ("max by (model) (warmswap_pinned_version)", "{{model}}"),
+                    ("count by (rollout) (warmswap_rollout_watched == 0)", "replicas whose {{rollout}} nobody leads"),
+                ),
+                "Pins that are needed: during a rollout, and where the highest version is not the one that answers.",
+            ),
+            Panel(
+                "Requests per second, by release",
+                "reqps",
+                (
+                    (
+                        f"sum by (_release, model) (rate(nv_inference_request_success{{{PIPELINES}}}[1m]))",
+                        "{{_release}} {{model}}",
+                    ),
+                ),
+                "Old and new pods; the label is the chart's value release, else there is none.",
+            ),
+            Panel(
+                "Mean time of a request, by release",
+                "s",
+                (
+                    (
+                        f"sum by (_release, model) (rate(nv_inference_request_duration_us{{{PIPELINES}}}[1m])) / 1e6"
+                        f" / sum by (_release, model) (rate(nv_inference_request_success{{{PIPELINES}}}[1m]))",
+                        "{{_release}} {{model}}",
+                    ),
+                ),
+                "Queue and computation, at the server.",
+            ),
+            Panel(
+                "Mean time of a request, by version",
+                "s",
+                (
+                    (
+                        f"sum by (model, version) (rate(nv_inference_request_duration_us{{{STAGES}}}[1m])) / 1e6"
+                        f" / sum by (model, version) (rate(nv_inference_request_success{{{STAGES}}}[1m]))",
+                        "{{model}} {{version}}",
+                    ),
+                ),
+                "Second looks at a candidate count as requests to it.",
             ),
         ),
     ),

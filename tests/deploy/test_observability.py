@@ -19,8 +19,12 @@ import yaml
 
 from tests.e2e.pictures import COLLINS, HOPPER
 from warmswap_client import FaceSwapClient
+from warmswap_ensemble.routes import Rollout, Routes
 from warmswap_ops.launcher import LocalTriton
+from warmswap_ops.metrics_text import render
 from warmswap_ops.replica_state import ReplicaState
+from warmswap_ops.rollout.rollout_metrics import rollout_families
+from warmswap_ops.rollout.state_file import replace_routes
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/observability"
@@ -37,6 +41,7 @@ AFTER_AN_EVENT = {
     "warmswap_not_ready_reason": "only while a replica is not ready",
     "warmswap_stage_restarts_total": "only after a restart",
 }
+DURING_A_ROLLOUT = {"warmswap_rollout_share", "warmswap_rollout_watched", "warmswap_pinned_version"}
 WORDS = re.compile(r"\b[a-z][a-z0-9_]*_[a-z0-9_]+\b(?!\s*\()")
 """Metric names have an underscore; what a bracket follows is a function."""
 
@@ -158,9 +163,23 @@ def test_every_metric_is_one_that_a_replica_exports(replica: LocalTriton) -> Non
     exported = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line and not line.startswith("#")}
     known = {family.name for family in ReplicaState().families(ready=False)}  # those without a series are left out
     used = set().union(*map(metric_names, expressions()))
-    assert used - exported - FROM_OTHERS.keys() - AFTER_AN_EVENT.keys() == set()
+    assert used - exported - FROM_OTHERS.keys() - AFTER_AN_EVENT.keys() - DURING_A_ROLLOUT == set()
     assert set(AFTER_AN_EVENT) <= known
     assert (set(FROM_OTHERS) | set(AFTER_AN_EVENT)) <= used
+
+
+def test_metrics_of_rollouts_are_those_that_a_replica_has_during_one(tmp_path: Path) -> None:
+    rollout = Rollout("r1", {"face_swap": (1, 2)}, share=0.5)
+    replace_routes(tmp_path, Routes(1, {"face_swap": 1}, rollout), 0)
+    families = {family.name: family for family in rollout_families(tmp_path)}
+    assert families.keys() - {"warmswap_served_version"} == DURING_A_ROLLOUT
+    assert set().union(*map(metric_names, expressions())) >= families.keys()
+    text = render(list(families.values()))
+    for rule in alerts():  # labels that a rule keeps must be there
+        for name in metric_names(rule["expr"]) & DURING_A_ROLLOUT:
+            kept = {label for labels in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in labels.split(", ")}
+            (line,) = (line for line in text.splitlines() if line.startswith(f"{name}{{"))
+            assert kept - {"job"} <= set(re.findall(r'(\w+)="', line)), rule["alert"]
 
 
 def free_port() -> int:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ops.metrics import parse
 from warmswap_ensemble.routes import (
     CONTROL_DIGEST_VARIABLE,
     PYTHON_VARIABLE,
@@ -22,12 +24,14 @@ from warmswap_ensemble.routes import (
 )
 from warmswap_loadtests.rollouts import candidates
 from warmswap_ops.errors import CandidateStoppedError, LicenceError, MachineError, OpsError, RepositoryError, UsageError
+from warmswap_ops.metrics_text import render
 from warmswap_ops.repository import read_repository
 from warmswap_ops.rollout import staging
 from warmswap_ops.rollout.agent import CHANGED, DENIED, FAILED, Agent
 from warmswap_ops.rollout.checks import check_candidate
 from warmswap_ops.rollout.observed import Observed
 from warmswap_ops.rollout.record import Phase, Record, parse_record, routes_for, without_needless_pins
+from warmswap_ops.rollout.rollout_metrics import rollout_families
 from warmswap_ops.rollout.scratch_memory import available_mb
 from warmswap_ops.rollout.served import needs
 from warmswap_ops.rollout.state_file import (
@@ -63,6 +67,39 @@ def environment(repository: Path, folder: Path, token: str = "") -> dict[str, st
         CONTROL_DIGEST_VARIABLE: hashlib.sha256(token.encode()).hexdigest() if token else "",
         PYTHON_VARIABLE: "python3",
     }
+
+
+# What a scrape tells
+
+
+def scraped(repository: Path) -> dict[tuple[str, str], float]:
+    """Return the value of each series by its family and its model, or its rollout where it has no model."""
+    samples = parse(render(rollout_families(repository)))
+    return {(name, dict(labels).get("model") or dict(labels)["rollout"]): value for (name, labels), value in samples.items()}
+
+
+def test_a_scrape_tells_which_version_answers_pinned_or_not(repository: Path) -> None:
+    served = "warmswap_served_version"
+    assert scraped(repository) == {(served, "face_detector"): 1.0, (served, "face_swap"): 1.0}
+    shutil.copytree(repository / "face_detector/1", repository / "face_detector/3")
+    (repository / "face_detector/.staged-r1").mkdir()
+    shutil.copytree(repository / "face_swap", repository / "face_swap_candidate")
+    assert scraped(repository) == {(served, "face_detector"): 3.0, (served, "face_swap"): 1.0}
+    replace_routes(repository, Routes(1, {"face_detector": 1}), 0)
+    assert scraped(repository)[served, "face_detector"] == 1.0
+    assert scraped(repository)["warmswap_pinned_version", "face_detector"] == 1.0
+    (repository / "face_swap/config.pbtxt").write_bytes(b"\xff")
+    assert (served, "face_swap") not in scraped(repository)
+    assert scraped(repository / "gone") == {}
+
+
+def test_a_scrape_tells_of_a_rollout_whether_it_is_watched(repository: Path) -> None:
+    share, watched = ("warmswap_rollout_share", "face_detector"), ("warmswap_rollout_watched", "r1")
+    replace_routes(repository, Routes(1, {}, replace(ROLLOUT, expires_s=time.time() + 60)), 0)
+    assert (scraped(repository)[share], scraped(repository)[watched]) == (0.5, 1.0)
+    assert scraped(repository)["warmswap_served_version", "face_detector"] == 1.0
+    replace_routes(repository, Routes(2, {}, replace(ROLLOUT, expires_s=time.time() - 1)), 1)
+    assert (scraped(repository)[share], scraped(repository)[watched]) == (0.0, 0.0)
 
 
 # The state
