@@ -1,6 +1,6 @@
 """Make dashboard.json: `python deploy/observability/dashboard.py`. A test holds the two equal.
 
-Rows from top to bottom: is anything cold, what goes through, how long it takes, what scales and costs, what is rolled out.
+Rows from top to bottom: is anything cold, what goes through, how long it takes, what scales, what is rolled out.
 """
 
 from __future__ import annotations

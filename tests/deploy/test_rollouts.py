@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 from tests.deploy.manifest_files import KUBERNETES, Manifest, committed, objects, of_kind, pod_templates, server
 from warmswap_ops.commands import rollout
+from warmswap_ops.errors import CandidateStoppedError, RolloutBusyError
+from warmswap_ops.rollout.plan import Plan
 
 ROLLOUTS = KUBERNETES / "rollouts"
-FILES = ("analysis-template", "job", "live-service", "rollout")
+FILES = ("analysis-template", "hot-job", "job", "live-service", "rollout")
 JUDGES = ("analysis-template", "job")
 MANIFESTS_PYTHON = KUBERNETES.parents[1] / ".venv-manifests/bin/python"
 VALIDATE = """
@@ -45,6 +48,16 @@ def judge_args(name: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
     rollout.add_arguments(parser)
     return parser.parse_args(["judge", *container["args"]])
+
+
+def hot_job() -> tuple[Manifest, argparse.Namespace]:
+    """Return the Job of a hot rollout, and what the command makes of its arguments."""
+    (job,) = of_file("hot-job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["warmswap", "rollout"]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    rollout.add_arguments(parser)
+    return job, parser.parse_args(container["args"])
 
 
 def problems(text: str) -> str:
@@ -149,6 +162,65 @@ def test_services_lead_to_the_servers_and_to_ports_that_they_have(name: str) -> 
         assert found == {canary["stableService"], canary["canaryService"]}
 
 
+def test_the_hot_job_has_time_and_goes_on_only_where_that_can_help() -> None:
+    job, args = hot_job()
+    assert args.action == "run"
+    assert args.candidate.startswith("https://")
+    assert len(args.sha256) == 64
+    plan = Plan()
+    steps_s = plan.shadow.max_duration_s + sum(step.max_soak_s for step in plan.steps) + plan.soak_s
+    assert job["spec"]["activeDeadlineSeconds"] >= steps_s + 10 * (plan.trial.timeout_s + args.load_timeout)
+    policy = job["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["action"] for rule in policy] == ["Ignore", "Count", "FailJob"]
+    codes = policy[1]["onExitCodes"]["values"]
+    assert RolloutBusyError.exit_code in codes
+    assert CandidateStoppedError.exit_code not in codes
+    assert {rule["onExitCodes"]["containerName"] for rule in policy[1:]} == {
+        container["name"] for container in job["spec"]["template"]["spec"]["containers"]
+    }
+    waits_s = [10 * 2**number for number in range(job["spec"]["backoffLimit"])]  # what Kubernetes waits before each
+    assert sum(waits_s) > args.lease
+
+
+def test_the_hot_job_may_do_no_more_than_the_jobs_of_the_chart() -> None:
+    job, _ = hot_job()
+    ours = job["spec"]["template"]["spec"]
+    theirs = pod_templates(committed("cpu"))["CronJob/warmswap-keep-alive"]["spec"]
+    for key in ("securityContext", "automountServiceAccountToken", "enableServiceLinks", "restartPolicy"):
+        assert ours[key] == theirs[key], key
+    assert ours["containers"][0]["securityContext"] == theirs["containers"][0]["securityContext"]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    for service in of_kind(committed("cpu"), "Service"):
+        assert not service["spec"]["selector"].items() <= labels.items()
+
+
+@pytest.mark.manifests
+def test_the_hot_job_reaches_the_pods_that_its_head_says_how_to_start() -> None:
+    from tests.deploy.test_chart import rendered
+
+    job, args = hot_job()
+    pod = job["spec"]["template"]
+    head = (ROLLOUTS / "hot-job.yaml").read_text().split("apiVersion")[0]
+    (values,) = re.findall(r"--set (\S*writable\S*)", head)
+    clients = 'networkPolicy.clients=[{"podSelector":{"matchLabels":{"app":"web"}}}]'
+    manifests = rendered("--set", values, "--set-json", clients)
+    headless = [each for each in of_kind(manifests, "Service") if each["spec"].get("clusterIP") == "None"]
+    assert args.service == [f"{each['metadata']['name']}:8001" for each in headless]  # others have one address
+    (policy,) = of_kind(manifests, "NetworkPolicy")
+    peers = [peer["podSelector"]["matchLabels"] for peer in policy["spec"]["ingress"][0]["from"]]
+    assert any(peer.items() <= pod["metadata"]["labels"].items() for peer in peers)
+    secrets = [
+        {each["secret"]["secretName"] for each in spec["volumes"] if "secret" in each}
+        for spec in (pod["spec"], server(manifests)["spec"])
+    ]
+    assert secrets[0] == secrets[1]
+    (container,) = server(manifests)["spec"]["containers"]
+    assert f"--control-token-file={args.control_token_file}" in container["args"]
+    (mount,) = (each for each in pod["spec"]["containers"][0]["volumeMounts"] if each["name"] == "control-token")
+    assert args.control_token_file.parent == Path(mount["mountPath"])
+    assert f"create secret generic {next(iter(secrets[0]))} --from-literal={args.control_token_file.name}=" in head
+
+
 @pytest.mark.manifests
 def test_the_job_asks_the_services_of_two_releases() -> None:
     from tests.deploy.test_chart import rendered
@@ -178,6 +250,8 @@ def test_files_are_valid(name: str) -> None:
         ("analysis-template", "backoffLimit: 0", "backoffLimits: 0", "backoffLimits"),
         ("analysis-template", "mountPath: /tmp", "mountpath: /tmp", "'mountPath' is a required"),
         ("job", "restartPolicy: Never", "restartPolicy: [Never]", "restartPolicy"),
+        ("hot-job", "podFailurePolicy:", "podFailurePolicies:", "podFailurePolicies"),
+        ("hot-job", "onPodConditions:", "onPodCondition:", "onPodCondition"),
     ],
 )
 def test_what_is_misspelt_is_found(name: str, old: str, new: str, words: str) -> None:

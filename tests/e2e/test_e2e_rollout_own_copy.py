@@ -19,7 +19,7 @@ pytestmark = pytest.mark.triton
 
 def init_container(volume: Path) -> Path:
     """Do what the chart's init container does; return what is served then."""
-    command = [WARMSWAP, "provision", f"--from={REPOSITORY}", f"--to={volume}", "--once"]
+    command = [str(WARMSWAP), "provision", f"--from={REPOSITORY}", f"--to={volume}", "--once"]
     subprocess.run(command, check=True, capture_output=True, timeout=WAIT_S)
     return volume / "current"
 
@@ -34,11 +34,12 @@ def test_a_copy_outlives_the_container_and_not_the_pod(tmp_path: Path) -> None:
     token.write_text("s3cret-of-these-pods-0123456789")
     volume, access = tmp_path / "volume", ("--control-token-file", token, "--lease", str(LEASE_S))
     candidate = candidates.tuned_detector(REPOSITORY, tmp_path / "candidate")
-    with LocalTriton(init_container(volume), control_token_file=token) as server:
+    with LocalTriton(init_container(volume), control_token_file=token, max_connection_age_s=2) as server:
         pod = Site(server, volume / "current", tmp_path)
         with pod.traffic():
-            run = ["run", "face_detector", "--candidate", candidate, "--plan", write_plan(tmp_path), *access]
-            tool = rollout(*run, "--service", server.grpc_url)
+            plan = ("--plan", write_plan(tmp_path))
+            at = ("--service", server.grpc_url)
+            tool = rollout("run", "face_detector", "--candidate", candidate, *plan, *access, *at)
             assert tool.end() == 0, tool.error()
         assert pod.serving("face_detector") == {"2"}
         assert served_version(server) == 2

@@ -74,8 +74,11 @@ def environment(repository: Path, folder: Path, token: str = "") -> dict[str, st
 
 def scraped(repository: Path) -> dict[tuple[str, str], float]:
     """Return the value of each series by its family and its model, or its rollout where it has no model."""
-    samples = parse(render(rollout_families(repository)))
-    return {(name, dict(labels).get("model") or dict(labels)["rollout"]): value for (name, labels), value in samples.items()}
+    found = {}
+    for (name, pairs), sample in parse(render(rollout_families(repository))).items():
+        labels = dict(pairs)
+        found[name, labels.get("model") or labels["rollout"]] = sample
+    return found
 
 
 def test_a_scrape_tells_which_version_answers_pinned_or_not(repository: Path) -> None:

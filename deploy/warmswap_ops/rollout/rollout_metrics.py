@@ -43,7 +43,8 @@ def rollout_families(repository: Path | None) -> list[Family]:
 
 def _served(repository: Path, routes: Routes) -> Family:
     """Return which version of each model answers; replicas that should be alike are told apart by it."""
-    family = Family("warmswap_served_version", "gauge", "Version that answers, as the repository says: the pinned one, else the highest")
+    meaning = "Version that answers, as the repository says: the pinned one, else the highest"
+    family = Family("warmswap_served_version", "gauge", meaning)
     for config in sorted(repository.glob(f"*/{CONFIG_NAME}")):
         folder = config.parent
         if model_spec(folder.name) is None:
