@@ -105,11 +105,13 @@ $(CHECKOV_VENV)/.made: deploy/kubernetes/requirements-checkov.txt
 	$(CHECKOV_VENV)/bin/python -m pip install --quiet -r $<
 	@touch $@
 
-manifests: $(MANIFEST_VENV)/.made ## render the chart's profiles, validate them for Kubernetes 1.29 to the newest
+manifests: $(MANIFEST_VENV)/.made ## render the chart's profiles, validate them for Kubernetes 1.29 to the newest (needs npm)
+	$(MANIFEST_VENV)/bin/python deploy/kubernetes/argo_schema.py
 	$(MANIFEST_VENV)/bin/python deploy/kubernetes/manifests.py
 	$(MAKE) checkov
 
 check-manifests: $(MANIFEST_VENV)/.made ## the same, but fail if what is committed differs
+	$(MANIFEST_VENV)/bin/python deploy/kubernetes/argo_schema.py --check
 	$(MANIFEST_VENV)/bin/python deploy/kubernetes/manifests.py --check
 	$(MAKE) checkov
 
@@ -120,6 +122,7 @@ checkov: $(CHECKOV_VENV)/.made
 
 test-manifests: $(VENV)/.dev $(MANIFEST_VENV)/.made ## Helm with wrong values, with everything on, twice in a namespace
 	$(MANIFEST_VENV)/bin/python -c "import sys; sys.path.insert(0, 'deploy/kubernetes'); import manifests; manifests.unpack_tools()"
+	$(MANIFEST_VENV)/bin/python deploy/kubernetes/argo_schema.py --check
 	$(RUN)/pytest tests/deploy -m manifests
 
 image: $(VENV)/.dev ## build the CPU images, run one, print its size by layer (root on Debian; no container engine needed)

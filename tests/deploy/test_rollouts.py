@@ -1,4 +1,4 @@
-"""``deploy/kubernetes/rollouts``: never run on a cluster, so held to the chart, to the command, and to the CRDs."""
+"""``deploy/kubernetes/rollouts``: never run on a cluster, so held to the chart, to the command, and to schemas."""
 
 from __future__ import annotations
 
@@ -245,6 +245,8 @@ def test_files_are_valid(name: str) -> None:
         ("rollout", "maxSurge: 1", "maxSurges: 1", "maxSurges"),
         ("rollout", "setWeight: 25", "setWeight: a quarter", "a quarter"),
         ("rollout", "templateName:", "template:", "'template' was unexpected"),
+        ("rollout", "      steps:", "      analysis: {template: []}\n      steps:", "'template' was unexpected"),
+        ("rollout", "  selector:", "  restartsAt: now\n  selector:", "restartsAt"),
         ("rollout", "kind: Deployment", "kinds: Deployment", "kinds"),
         ("analysis-template", "failureLimit: 0", "failureLimits: 0", "failureLimits"),
         ("analysis-template", "backoffLimit: 0", "backoffLimits: 0", "backoffLimits"),
@@ -258,3 +260,10 @@ def test_what_is_misspelt_is_found(name: str, old: str, new: str, words: str) ->
     text = (ROLLOUTS / f"{name}.yaml").read_text()
     assert old in text
     assert words in problems(text.replace(old, new))
+
+
+@pytest.mark.manifests
+def test_a_type_has_the_fields_of_the_one_that_it_extends() -> None:
+    text = (ROLLOUTS / "rollout.yaml").read_text()
+    analysis = "analysis: {startingStep: 1, templates: [{templateName: warmswap-judge}], args: [{name: a, value: b}]}"
+    assert problems(text.replace("      steps:", f"      {analysis}\n      steps:")) == ""
