@@ -255,6 +255,12 @@ def test_resources_win_over_what_the_own_copy_asks_for() -> None:
     assert placeholder["containers"][0]["resources"]["requests"]["ephemeral-storage"] == "4Gi"
 
 
+def test_to_keep_the_autoscaler_still_changes_no_pod() -> None:
+    still = rendered(*WRITABLE, "--set", "autoscaling.hpa.minReplicas=4,autoscaling.hpa.maxReplicas=4")
+    changed = [each["kind"] for each, before in zip(still, rendered(*WRITABLE), strict=True) if each != before]
+    assert changed == ["HorizontalPodAutoscaler"]
+
+
 def test_a_job_that_leads_a_rollout_is_let_in() -> None:
     clients = ("--set-json", 'networkPolicy.clients=[{"podSelector": {"matchLabels": {"app": "web"}}}]')
 
