@@ -90,13 +90,18 @@ class Record:
         """Model to the version that is to serve."""
         return {model: pair[1] for model, pair in self.versions.items()}
 
+    @property
+    def versions_json(self) -> dict[str, list[int]]:
+        """The versions as JSON values."""
+        return {model: list(pair) for model, pair in self.versions.items()}
+
     def is_of(self, digests: Mapping[str, str]) -> bool:
         """Whether it brings these candidates: model to digest."""
         return {model: candidate["digest"] for model, candidate in self.candidates.items()} == dict(digests)
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self) | {"versions": {model: list(pair) for model, pair in self.versions.items()}}
+        return asdict(self) | {"versions": self.versions_json}
 
 
 def parse_record(values: Mapping[str, Any]) -> Record | None:
