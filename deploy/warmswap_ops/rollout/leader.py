@@ -165,10 +165,6 @@ class Leader:
                 self._stop(self._journal.record.reason)
 
     def _stage(self, candidates: Mapping[str, Candidate]) -> None:
-        if not candidates:
-            raise RolloutError(
-                f"rollout {self._journal.record.id} has not brought its candidates yet: run it again, or abort it"
-            )
         started_s = time.monotonic()
         try:
             self._each_in_turn(lambda replica: send_candidates(replica, self._journal, candidates))
