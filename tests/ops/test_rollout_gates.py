@@ -261,6 +261,16 @@ def test_what_is_not_known_in_time_is_rolled_back_and_says_what() -> None:
     assert decided(some, timed_out=True) == (Decision.ADVANCE, "")
 
 
+def test_a_step_is_not_left_while_second_looks_are_suspect() -> None:
+    """Five that are far off prove nothing, but nobody should meet the candidate before it is known."""
+    good = Window(arm(4000, 90.0), arm(4000, 90.0), {"kps_error": [0.4] * 5, "recall": [0.9, 1.0] * 5})
+    assert decided(good) == (Decision.WAIT, "")
+    decision, reason = decided(good, timed_out=True)
+    assert decision is Decision.ROLL_BACK
+    assert reason.endswith("plan gives: kps_error 0.4 (0.4 to 0.4) over 5, too few to be sure, at most 0.1")
+    assert decided(replace(good, measures={"recall": [0.9, 1.0, 1.0] * 5})) == (Decision.ADVANCE, "")
+
+
 def test_harm_goes_before_everything_else() -> None:
     bad = Window(arm(2000, 90.0), arm(2000, 900.0, 200), {"cosine": [0.1, 0.2] * 50})
     decision, reason = decided(bad, soaked=False, timed_out=True)

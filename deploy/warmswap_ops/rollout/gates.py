@@ -106,6 +106,7 @@ class Verdict:
         limit: Of the plan.
         samples: How many observations of the candidate there are.
         sentence: The same for people.
+        is_suspect: Whether second looks lie beyond the limit on average, and prove nothing yet.
     """
 
     gate: str
@@ -115,6 +116,7 @@ class Verdict:
     limit: float
     samples: int
     sentence: str
+    is_suspect: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; what is infinite or unknown is null."""
@@ -181,7 +183,9 @@ def _judge_measure(measure: str, values: Sequence[float], is_least: bool, limit:
     sentence = (
         f"{measure} {mean:.4g} ({_range(interval)}) over {count}{note}, at {'least' if is_least else 'most'} {limit:g}"
     )
-    return Verdict(measure, outcome if is_clear else Outcome.UNDECIDED, mean, interval, limit, count, sentence)
+    outcome = outcome if is_clear else Outcome.UNDECIDED
+    is_suspect = outcome is Outcome.UNDECIDED and not _is_within(mean, is_least, limit)
+    return Verdict(measure, outcome, mean, interval, limit, count, sentence, is_suspect)
 
 
 def decide(
@@ -194,7 +198,8 @@ def decide(
         enough: Whether there are as many samples as the plan wants.
         soaked: Whether the step has lasted as long as the plan wants.
         timed_out: Whether it must not last longer.
-        needs_evidence: Whether errors and median must pass; else it is enough that no gate fails.
+        needs_evidence: Whether errors and median must pass; else it is enough that no gate fails, and that no measure
+            of second looks lies beyond its limit on average.
     """
     failed = [verdict.sentence for verdict in verdicts if verdict.outcome is Outcome.FAIL]
     if failed:
@@ -202,7 +207,7 @@ def decide(
     open_ones = [
         verdict.sentence
         for verdict in verdicts
-        if needs_evidence and verdict.gate in _REQUIRED and verdict.outcome is not Outcome.PASS
+        if verdict.is_suspect or (needs_evidence and verdict.gate in _REQUIRED and verdict.outcome is not Outcome.PASS)
     ]
     if soaked and enough and not open_ones:
         return Decision.ADVANCE, ""
