@@ -120,6 +120,7 @@ class Canary(Generic[A]):
         self._candidate: A | None = None
         self._failures = 0
         self._broken = False
+        self._told: object = None
         self._follow()
 
     @property
@@ -215,7 +216,10 @@ class Canary(Generic[A]):
         self._follow()
 
     def _follow(self) -> None:
-        """Make the arms what the state says."""
+        """Make the arms what the state says; what keeps them from it is said once for each step of a rollout.
+
+        Each renewal of the lease is a new state, so that is tried again every few seconds.
+        """
         state, rollout = self._state, self._role.rollout(self._state)
         try:
             if (versions := self._role.stable(state)) != self._stable_versions:
@@ -227,11 +231,21 @@ class Canary(Generic[A]):
                 if other is not None:
                     self._candidate = self._build(other, rollout)
                 self._candidate_versions = other
+            self._told = None
         except Exception as error:
+            self._broken = True
+            if (step := self._step()) == self._told:
+                return
+            self._told = step
             self._log_error(f"cannot follow the rollout's state: {error}")
             if state.rollout is not None:
                 self._observe(state.rollout, "breaker", reason=f"cannot use the versions: {error}")
-            self._broken = True
+
+    def _step(self) -> object:
+        """Return what all states of a step share: whoever leads a rollout asks what was seen since the step began."""
+        rollout = self._state.rollout
+        shares = (rollout.id, rollout.share, rollout.shadow) if rollout else None
+        return shares, self._role.stable(self._state), self._role.candidate(self._state)
 
     def _drop_candidate(self) -> None:
         if self._candidate is not None:

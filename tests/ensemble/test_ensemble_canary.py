@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.ensemble.rollout_support import WAIT_S, make_rollout, observed, write_rollout, write_text
+from tests.ensemble.rollout_support import WAIT_S, make_rollout, observed, write_rollout, write_routes, write_text
 from warmswap_ensemble import errors
 from warmswap_ensemble import shadow as shadow_module
 from warmswap_ensemble.arms import Role
@@ -22,7 +22,7 @@ from warmswap_ensemble.errors import NoFaceError, OverloadedError, StageFailedEr
 from warmswap_ensemble.observations import MAX_BYTES, Observations
 from warmswap_ensemble.recording import Recorder, SeenEnoughError
 from warmswap_ensemble.request_scope import current_scope, note, request_scope
-from warmswap_ensemble.routes import ROUTES_NAME, Rollout, RouteFile
+from warmswap_ensemble.routes import ROUTES_NAME, Rollout, RouteFile, Routes
 
 VERSIONS = {"face_detector": (1, 2)}
 SET = {"face_detector": (1, 2), "face_embedder": (3, 4), "face_swapper": (5, 6)}
@@ -451,6 +451,54 @@ def test_a_missing_candidate_costs_nothing_but_the_rollout(bench: Bench) -> None
     bench.missing = set()
     write_rollout(bench.repository, make_rollout(share=0.99))
     assert bench.who(next(key for key in KEYS if make_rollout(share=0.99).is_candidates(key))) == "candidate"
+
+
+@pytest.mark.parametrize("versions", [(1, 2), (7, 8)], ids=["candidate", "stable"])
+def test_versions_that_cannot_be_used_are_reported_once_for_a_step(versions: tuple[int, int], bench: Bench) -> None:
+    """Each renewal of the lease is a new file; only a new step, which is judged by itself, is told again."""
+    bench.missing = {versions[0], versions[1]} - {1}
+    pair = {"face_detector": versions}
+    for watched_s in (60, 61, 62, 63):
+        write_rollout(bench.repository, make_rollout(pair, share=0.0, shadow=0.5, watched_s=watched_s))
+        assert [bench.who(), bench.who()] == ["stable"] * 2
+    assert (len(bench.logged), len(bench.breakers())) == (1, 1)
+    for watched_s in (60, 61):
+        write_rollout(bench.repository, make_rollout(pair, share=0.5, shadow=0.5, watched_s=watched_s))
+        assert bench.who() == "stable"
+    assert (len(bench.logged), len(bench.breakers())) == (2, 2)
+    write_rollout(bench.repository, make_rollout(pair, name="r2", share=0.5, shadow=0.5))
+    assert bench.who() == "stable"
+    assert len(bench.breakers()) == 3
+
+
+def test_pins_that_cannot_be_followed_are_logged_once(bench: Bench) -> None:
+    bench.missing = {7}
+    for generation in range(3):
+        write_routes(bench.repository, Routes(generation, {"face_detector": 7}))
+        assert bench.who() == "stable"
+    assert bench.logged == ["cannot follow the rollout's state: has no version {7}"]
+
+
+def test_a_heartbeat_mends_the_arms_but_not_the_breaker(bench: Bench) -> None:
+    """What could not be used may be there a moment later; whoever leads the rollout has been told, and decides."""
+    bench.missing = {2}
+    write_rollout(bench.repository, make_rollout(watched_s=60))
+    assert bench.who() == "stable"
+    bench.missing = set()
+    write_rollout(bench.repository, make_rollout(watched_s=61))
+    assert bench.who() == "stable"
+    write_rollout(bench.repository, make_rollout(share=0.99))
+    assert bench.who(next(key for key in KEYS if make_rollout(share=0.99).is_candidates(key))) == "candidate"
+    assert len(bench.breakers()) == 1
+
+
+def test_a_heartbeat_neither_resets_the_breaker_nor_the_count_of_failures(bench: Bench) -> None:
+    bench.candidate = raising(StageFailedError("broken"))
+    for number in range(FAILURES_IN_A_ROW + 2):
+        write_rollout(bench.repository, make_rollout(watched_s=60 + number))
+        assert bench.who() == "stable"
+    assert len(bench.breakers()) == 1
+    assert [arm for arm, _, _ in bench.requests()] == ["candidate"] * FAILURES_IN_A_ROW + ["stable"] * 2
 
 
 def test_a_missing_stable_version_leaves_the_old_one_in_place(bench: Bench) -> None:
