@@ -23,8 +23,17 @@ from warmswap_ensemble.routes import (
     Routes,
 )
 from warmswap_loadtests.rollouts import candidates
-from warmswap_ops.errors import CandidateStoppedError, LicenceError, MachineError, OpsError, RepositoryError, UsageError
+from warmswap_ops.errors import (
+    CandidateStoppedError,
+    LicenceError,
+    MachineError,
+    OpsError,
+    RepositoryError,
+    RolloutError,
+    UsageError,
+)
 from warmswap_ops.metrics_text import render
+from warmswap_ops.provisioning.content import tree_digest
 from warmswap_ops.repository import read_repository
 from warmswap_ops.rollout import staging
 from warmswap_ops.rollout.agent import CHANGED, DENIED, FAILED, Agent
@@ -215,6 +224,51 @@ def test_a_candidate_gets_its_number_when_all_of_it_is_there(repository: Path, t
     ]
 
 
+def put_another(repository: Path, folder: Path, name: str) -> dict[str, str]:
+    candidate = candidates.copy_version(REPOSITORY, "face_detector", folder / "another", name=name)
+    return put(repository, candidate)
+
+
+def test_another_candidate_cannot_be_settled_in_place_of_one(repository: Path, tmp_path_factory: Any) -> None:
+    """The manifest of a version is not as it was sent: it has the number now."""
+    first = put(repository, candidates.copy_version(REPOSITORY, "face_detector", tmp_path_factory.mktemp("c") / "one"))
+    staging.settle(repository, "r1", "face_detector", 2, first)
+    other = put_another(repository, tmp_path_factory.mktemp("c"), "another")
+    assert {name for name in first if first[name] != other[name]} == {"manifest.json"}
+    both = rf"face_detector 2 .*{staging.table_digest(first)}.*{staging.table_digest(other)}.*another candidate"
+    with pytest.raises(RolloutError, match=both):
+        staging.settle(repository, "r1", "face_detector", 2, other)
+    manifest = json.loads((repository / "face_detector/2/manifest.json").read_text())
+    assert manifest["name"] != "another"
+    staging.settle(repository, "r1", "face_detector", 2, first)  # without its files, which are there
+    staging.discard(repository, "r1", "face_detector", 2)
+    staging.settle(repository, "r1", "face_detector", 2, put_another(repository, tmp_path_factory.mktemp("c"), "third"))
+
+
+def test_the_agent_says_that_another_candidate_is_settled(agent: Agent, tmp_path_factory: Any) -> None:
+    repository = agent._repository
+    first = put(repository, candidates.copy_version(REPOSITORY, "face_detector", tmp_path_factory.mktemp("c") / "one"))
+    settle = {"do": "settle", "rollout": "r1", "model": "face_detector", "version": 2}
+    assert agent.call({**settle, "files": first}, b"") == {}
+    other = put_another(repository, tmp_path_factory.mktemp("c"), "another")
+    answer = agent.call({**settle, "files": other}, b"")
+    assert answer["error"] == FAILED
+    assert "another candidate" in answer["message"]
+
+
+def test_a_version_that_no_rollout_has_brought_is_no_candidate(repository: Path, tmp_path_factory: Any) -> None:
+    candidate = candidates.copy_version(REPOSITORY, "face_detector", tmp_path_factory.mktemp("c") / "one")
+    shutil.copytree(candidate, repository / "face_detector/2")
+    with pytest.raises(RolloutError, match=r"face_detector 2 came without a rollout"):
+        staging.settle(repository, "r1", "face_detector", 2, put(repository, candidate))
+
+
+def test_the_digest_of_a_table_is_that_of_the_folder(repository: Path) -> None:
+    folder = repository / "face_swap"
+    (folder / "1.txt").write_text("sorted by the parts of a path: 1/golden.json is before 1.txt")
+    assert staging.table_digest(staging.file_table(folder)) == tree_digest(folder)
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -236,7 +290,7 @@ def test_a_number_that_is_taken_is_not_overwritten(repository: Path, tmp_path_fa
     candidate = candidates.tuned_detector(repository, tmp_path_factory.mktemp("c") / "candidate")
     shutil.copytree(repository / "face_detector/1", repository / "face_detector/2")
     (repository / "face_detector/2/model.onnx").write_bytes(b"another")
-    with pytest.raises(RepositoryError):
+    with pytest.raises(RolloutError):
         staging.settle(repository, "r1", "face_detector", 2, put(repository, candidate))
     assert (repository / "face_detector/2/model.onnx").read_bytes() == b"another"
 
@@ -299,6 +353,7 @@ def test_an_agent_needs_a_server_of_ours() -> None:
         {"do": "discard", "rollout": "r1", "model": "face_detector", "version": 1},
         {"do": "discard", "rollout": "r1", "model": "face_detector", "version": "../face_swap"},
         {"do": "settle", "rollout": "r1", "model": "face_detector", "version": 2, "files": []},
+        {"do": "settle", "rollout": "r1", "model": "face_detector", "version": "../face_swap/2", "files": {}},
     ],
 )
 def test_calls_that_make_no_sense_are_answered(agent: Agent, question: dict[str, Any]) -> None:

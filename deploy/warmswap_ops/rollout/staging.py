@@ -2,11 +2,13 @@
 
 <model>/.staged-<rollout>/     what is being written; Triton and the pipelines look at numbers only
 <model>/<N+1>/                 after the rename, in which the manifest has the number already
+<model>/.settled-<N+1>         digest of what was sent, since the manifest is not as it was
 <pipeline>_candidate/          a candidate of a pipeline once more, as a model that can be called by its name
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,10 +22,12 @@ from warmswap_ensemble.manifest import MANIFEST_NAME, version_dirs
 from warmswap_ensemble.routes import CANDIDATE_SUFFIX
 from warmswap_ops.compiling.files import sync
 from warmswap_ops.config_text import CONFIG_NAME
-from warmswap_ops.errors import RepositoryError, UsageError
+from warmswap_ops.errors import RepositoryError, RolloutError, UsageError
 from warmswap_ops.provisioning.source import file_sha256
+from warmswap_ops.rollout.state_file import write_atomically
 
 _STAGED: Final = ".staged-"
+_SETTLED: Final = ".settled-"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
 
@@ -42,7 +46,7 @@ def write_part(repository: Path, rollout: str, model: str, name: str, offset: in
 
 
 def settle(repository: Path, rollout: str, model: str, version: int, files: Mapping[str, str]) -> None:
-    """Verify the files of a candidate and give it its number.
+    """Verify the files of a candidate and give it its number; the same candidate may come again.
 
     Args:
         repository: Folder of models.
@@ -52,11 +56,17 @@ def settle(repository: Path, rollout: str, model: str, version: int, files: Mapp
         files: Name to sha256 of each; no other file may be there.
 
     Raises:
-        RepositoryError: a file is missing, differs or is one too many, or another version has the number.
+        RepositoryError: a file is missing, differs or is one too many.
+        RolloutError: another version has the number.
         OSError: it cannot be written.
     """
-    staged, target = _staged(repository, rollout, model), _model_dir(repository, model) / str(version)
+    staged, target = _staged(repository, rollout, model), _version_dir(repository, model, version)
+    settled, digest = target.with_name(f"{_SETTLED}{version}"), table_digest(files)
     if target.exists():
+        there = settled.read_text(encoding="utf-8").strip() if settled.is_file() else ""
+        if there != digest:
+            how = f"was settled with the digest {there}" if there else f"came without a rollout: {settled} is missing"
+            raise RolloutError(f"{model} {version} {how}; what is to be settled now has {digest}: another candidate")
         _check_files(target, _numbered(target, files))
         shutil.rmtree(staged, ignore_errors=True)
         return
@@ -65,6 +75,7 @@ def settle(repository: Path, rollout: str, model: str, version: int, files: Mapp
     if manifest.is_file():
         values = json.loads(manifest.read_text(encoding="utf-8")) | {"version": version}
         manifest.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(settled, digest + "\n")
     sync(staged)
     staged.chmod(0o755)
     staged.rename(target)
@@ -75,13 +86,12 @@ def discard(repository: Path, rollout: str, model: str, version: int | None) -> 
     shutil.rmtree(_staged(repository, rollout, model), ignore_errors=True)
     if version is None:
         return
-    if not isinstance(version, int) or version < 1:
-        raise UsageError(f"{version!r} is no version of {model}")
-    folder = _model_dir(repository, model) / str(version)
+    folder = _version_dir(repository, model, version)
     if folder.is_dir():
         hidden = folder.with_name(f"{_STAGED}{rollout}-rejected")
         folder.rename(hidden)  # at once, so that nobody finds half a version
         shutil.rmtree(hidden, ignore_errors=True)
+    folder.with_name(f"{_SETTLED}{version}").unlink(missing_ok=True)
 
 
 def make_candidate_model(repository: Path, pipeline: str, version: int) -> None:
@@ -126,6 +136,12 @@ def file_table(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
 
 
+def table_digest(files: Mapping[str, str]) -> str:
+    """Return the digest of a candidate by the table of its files: that which its folder has for the history."""
+    lines = (f"{files[name]}  {name}\n" for name in sorted(files, key=PurePosixPath))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _check_files(folder: Path, files: Mapping[str, str]) -> None:
     found = file_table(folder) if folder.is_dir() else {}
     for name in sorted(found.keys() ^ files.keys()):
@@ -151,6 +167,12 @@ def _model_dir(repository: Path, model: str) -> Path:
     if model_spec(model) is None or not (repository / model).is_dir():
         raise UsageError(f"{repository} has no model {model!r}")
     return repository / model
+
+
+def _version_dir(repository: Path, model: str, version: int) -> Path:
+    if not isinstance(version, int) or version < 1:
+        raise UsageError(f"{version!r} is no version of {model}")
+    return _model_dir(repository, model) / str(version)
 
 
 def checked_name(rollout: str) -> str:
