@@ -8,12 +8,14 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.repositories import REPOSITORY
-from tests.e2e.rollouts import LEASE_S, Site, Tool, assert_nothing_lost, rollout, site, write_plan
+from tests.e2e.rollouts import LEASE_S, Site, Tool, assert_nothing_lost, rollout, shown, site, write_plan
 from tests.ops.mounts import with_tmpfs
 from tests.ops.serve_process import ServeProcess, eventually, processes_with
 from warmswap_loadtests.rollouts import candidates
@@ -156,6 +158,35 @@ def test_a_rollout_survives_a_restart_of_the_server(tmp_path: Path) -> None:
         after = [sent for sent in traffic.sent[-20:] if not sent.error]
         assert {sent.models["face_detector"] for sent in after} == {"2"}
         assert place.serving("face_detector") == {"2"}
+
+
+def test_a_rollout_survives_a_new_start_of_the_replica(tmp_path: Path) -> None:
+    """The launcher goes, too, and with it what its pipelines have seen last: that is told, and nothing counts twice."""
+    with site(tmp_path) as place:
+        candidate = candidates.tuned_detector(place.repository, tmp_path / "candidate")
+        plan = write_plan(tmp_path, step_s=8.0)
+        plan.write_text(plan.read_text().replace("unreachable_s = 3", "unreachable_s = 60"))
+        with (
+            place.traffic() as traffic,
+            Tool("run", "face_detector", "--candidate", candidate, "--plan", plan, *place.at) as tool,
+        ):
+            tool.wait_for("look", lambda event: event["step"] == "50 %" and event["requests"][1] >= 2)
+            place.server.kill()
+            tool.wait_for("unreachable")
+            before = shown(tool.events, "look")[-1]
+            assert before["step"] == "50 %"
+            ports = replace(place.server.ports, metrics=0)
+            with LocalTriton(place.repository, ports=ports) as back:
+                assert back.grpc_url == place.server.grpc_url
+                tool.wait_for("look", lambda event: event["dropped"] > before["dropped"])
+                assert tool.end() == 0, tool.error()
+    looks = [look for look in shown(tool.events, "look") if look["step"] == "50 %"]
+    after = looks[looks.index(before) + 1 :]
+    assert after[-1]["dropped"] > before["dropped"]
+    assert all(
+        a <= b for first, second in pairwise(looks) for a, b in zip(first["requests"], second["requests"], strict=True)
+    )
+    assert sum(after[-1]["requests"]) <= len(traffic.sent)
 
 
 def test_without_the_token_nothing_is_done(tmp_path: Path) -> None:

@@ -528,6 +528,80 @@ def test_observations_are_put_together_by_time() -> None:
     assert (seen.looks_since(0), seen.look_errors(0)) == (2, {"no": 1})
 
 
+class FakeReplica:
+    """A replica whose launcher can be started anew: another folder, and perhaps the process numbers of before."""
+
+    address = "a:8001"
+
+    def __init__(self, repository: Path, folders: Path) -> None:
+        self.repository, self.folders = repository, folders
+        self.start_anew("first")
+
+    def start_anew(self, name: str) -> None:
+        self.folder = self.folders / name
+        self.folder.mkdir()
+        self.agent = Agent(environment(self.repository, self.folder), 1)
+
+    def answer_requests(self, count: int, pid: int, first: int = 0) -> None:
+        usual = {"kind": "request", "arm": "candidate", "failed": False, "outcome": "ok"}
+        with (self.folder / f"r1.face_swap.{pid}.observed").open("a") as file:
+            for number in range(first, first + count):
+                file.write(json.dumps({**usual, "t": 100.0 + number, "ms": number}) + "\n")
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        answer = json.loads(json.dumps(self.agent.call({"do": do, **arguments}, b"")))
+        assert "error" not in answer, answer
+        return answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("pid", [7, 8], ids=["same number", "another number"])
+@pytest.mark.parametrize("count", [2, 5], ids=["less", "more"])
+def test_a_launcher_that_starts_anew_in_the_middle_of_a_step(
+    pid: int, count: int, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What was fetched counts once, all of what the new processes see counts, and that something is gone is told."""
+    replica, seen = FakeReplica(repository, tmp_path_factory.mktemp("runs")), Observed()
+
+    def fetch() -> list[float]:
+        seen.add(seen.fetch(replica, "r1"))  # type: ignore[arg-type]  # all that it uses of one
+        return list(seen.window(100.0).candidate.latencies_ms)
+
+    replica.answer_requests(3, pid=7)
+    assert fetch() == [0, 1, 2]
+    replica.answer_requests(1, pid=7, first=3)
+    replica.start_anew("second")  # before the last line was fetched
+    assert fetch() == [0, 1, 2]
+    assert (seen.dropped, [where for _, where in seen.restarts]) == (1, ["a:8001"])
+    replica.answer_requests(count, pid, first=4)
+    for _ in range(2):
+        assert fetch() == [0, 1, 2, *range(4, 4 + count)]
+    assert (seen.dropped, len(seen.restarts)) == (1, 1)
+
+
+def test_processes_that_start_anew_under_the_same_launcher_lose_nothing(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    replica, seen = FakeReplica(repository, tmp_path_factory.mktemp("runs")), Observed()
+    for number, pid in enumerate((7, 8, 7)):
+        replica.answer_requests(1, pid, first=number)
+        seen.add(seen.fetch(replica, "r1"))  # type: ignore[arg-type]  # all that it uses of one
+    assert seen.window(100.0).candidate.latencies_ms == [0, 1, 2]
+    assert (seen.dropped, seen.restarts) == (0, [])
+
+
+def test_an_agent_that_does_not_tell_its_run_is_no_restart() -> None:
+    class OldReplica:
+        address = "a:8001"
+
+        def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+            return {"lines": [], "cursors": {"r1.face_swap.7.observed": 9}, "now_s": 1.0}
+
+    seen = Observed()
+    for _ in range(2):
+        assert seen.fetch(OldReplica(), "r1") == []  # type: ignore[arg-type]  # all that it uses of one
+    assert seen.restarts == []
+
+
 def test_the_last_step_is_compared_with_the_one_before() -> None:
     """A request of the stable version that was under way when the last step began is no arm."""
     seen = Observed()

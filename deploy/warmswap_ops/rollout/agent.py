@@ -224,19 +224,24 @@ class Agent:
         return {"processes": counts, "memory_mb": pss_mb(all_processes(self._server_pid))}
 
     def do_observe(self, data: bytes, rollout: str, cursors: dict[str, int]) -> dict[str, Any]:
-        """Return what the pipelines have observed since the cursors of the last call."""
+        """Return what the pipelines have observed since the cursors of the last call.
+
+        A launcher that starts anew has another folder. In a container its processes often get the numbers that others
+        had before, so the cursors are those of one run of the launcher.
+        """
         lines: list[str] = []
         left = MAX_OBSERVED_BYTES
         for path in sorted(self._folder.glob(f"{staging.checked_name(rollout)}.*{OBSERVATIONS_SUFFIX}")):
-            offset = int(cursors.get(path.name, 0))
+            cursor = f"{self._folder.name}/{path.name}"
+            offset = int(cursors.get(cursor, 0))
             with path.open("rb") as file:
                 file.seek(offset)
                 block = file.read(left)
             block = block[: block.rfind(b"\n") + 1]
             lines += block.decode(errors="replace").splitlines()
-            cursors[path.name] = offset + len(block)
+            cursors[cursor] = offset + len(block)
             left -= len(block)
-        return {"lines": lines, "cursors": cursors, "now_s": time.time()}
+        return {"lines": lines, "cursors": cursors, "now_s": time.time(), "run": self._folder.name}
 
     def do_remember(self, data: bytes, entry: dict[str, Any]) -> dict[str, Any]:
         """Append to the history."""

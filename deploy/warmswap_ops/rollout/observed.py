@@ -13,6 +13,8 @@ from warmswap_ops.rollout.replica import Replica
 
 STABLE: Final = "stable"
 CANDIDATE: Final = "candidate"
+RESTARTED: Final = "restarted"
+"""Kind of an observation of our own, beside those of the pipelines."""
 
 
 @dataclass(slots=True)
@@ -23,20 +25,29 @@ class Observed:
         requests: (time, arm, milliseconds, failed, outcome).
         looks: (time, measures, error) of second looks.
         breakers: (time, reason): a process gives the candidate nothing more.
-        dropped: Second looks that nobody had time for.
+        dropped: Second looks that nobody had time for, and one for each of ``restarts``.
+        restarts: (time, replica): a launcher was started anew. What its pipelines had seen last, and nobody had
+            fetched, is gone; what was fetched before counts.
     """
 
     requests: list[tuple[float, str, float, bool, str]] = field(default_factory=list)
     looks: list[tuple[float, Mapping[str, float], str | None]] = field(default_factory=list)
     breakers: list[tuple[float, str]] = field(default_factory=list)
     dropped: int = 0
+    restarts: list[tuple[float, str]] = field(default_factory=list)
     _cursors: dict[str, dict[str, int]] = field(default_factory=dict)
+    _runs: dict[str, str] = field(default_factory=dict)
 
     def fetch(self, replica: Replica, rollout: str) -> list[str]:
-        """Ask a replica for what is new."""
+        """Ask a replica for what is new; that its launcher was started anew is news, too."""
         answer = replica.ask("observe", rollout=rollout, cursors=self._cursors.get(replica.address, {}))
         self._cursors[replica.address] = answer["cursors"]
         lines: list[str] = answer["lines"]
+        run = str(answer.get("run", ""))  # older agents do not say
+        if self._runs.setdefault(replica.address, run) != run:
+            self._runs[replica.address] = run
+            facts = {"kind": RESTARTED, "t": answer["now_s"], "replica": replica.address}
+            lines = [json.dumps(facts), *lines]
         return lines
 
     def add(self, lines: Iterable[str], clock_ahead_s: float = 0.0) -> None:
@@ -111,4 +122,7 @@ class Observed:
             case "breaker":
                 self.breakers.append((at_s, str(values["reason"])))
             case "dropped":
+                self.dropped += 1
+            case kind if kind == RESTARTED:
+                self.restarts.append((at_s, str(values["replica"])))
                 self.dropped += 1
