@@ -18,7 +18,6 @@ import pytest
 from tests.ensemble.rollout_support import WAIT_S, make_rollout, observed, write_rollout, write_text
 from tests.ensemble.support import COLLINS, HOPPER, REPOSITORY
 from tests.ensemble.test_ensemble_triton_backend import (
-    BACKEND,
     CALLS,
     NOBODY,
     SETTINGS,
@@ -27,6 +26,7 @@ from tests.ensemble.test_ensemble_triton_backend import (
     Loaded,
     args_for,
     error_of,
+    forget_backend,
     load_entry_point,
     logged,
     output,
@@ -49,8 +49,7 @@ PERFECT_FACES = {"recall": 1.0, "precision": 1.0, "iou": 1.0, "kps_error": 0.0}
 
 @pytest.fixture(scope="module")
 def entry_points() -> Iterator[dict[str, ModuleType]]:
-    for name in (BACKEND, CALLS):
-        sys.modules.pop(name, None)
+    forget_backend()
     fake.uninstall()
     fake.install()
     write_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -59,8 +58,7 @@ def entry_points() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.dont_write_bytecode = write_bytecode
     fake.uninstall()
-    for name in (BACKEND, CALLS):
-        sys.modules.pop(name, None)
+    forget_backend()
 
 
 class Stub:

@@ -29,7 +29,8 @@ from warmswap_ensemble.stage_calls import CallModel
 from warmswap_ensemble.types import Stage
 
 BACKEND = "warmswap_ensemble.triton_backend"
-CALLS = "warmswap_ensemble.bls"
+BASE = f"{BACKEND}.base"
+CALLS = f"{BACKEND}.bls"
 SETTINGS = {
     "first_look": "1",
     "fixed_frames": "0",
@@ -54,10 +55,15 @@ def load_entry_point(name: str) -> ModuleType:
     return module
 
 
+def forget_backend() -> None:
+    """Forget every module that knows ``pb_utils``, which is another fake one each time."""
+    for name in [name for name in sys.modules if name == BACKEND or name.startswith(f"{BACKEND}.")]:
+        del sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def entry_points() -> Iterator[dict[str, ModuleType]]:
-    for name in (BACKEND, CALLS):
-        sys.modules.pop(name, None)
+    forget_backend()
     fake.uninstall()
     fake.install()
     write_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -66,14 +72,13 @@ def entry_points() -> Iterator[dict[str, ModuleType]]:
     yield modules
     sys.dont_write_bytecode = write_bytecode
     fake.uninstall()
-    for name in (BACKEND, CALLS):
-        sys.modules.pop(name, None)
+    forget_backend()
 
 
 @pytest.fixture(scope="module")
 def backend(entry_points: dict[str, ModuleType]) -> ModuleType:
     assert entry_points
-    return importlib.import_module(BACKEND)
+    return importlib.import_module(BASE)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What the pipelines ask of Triton: calls of other models, tensors, parameters. Knows ``pb_utils``, as its name is."""
+"""What the pipelines ask of Triton: calls of other models, tensors, parameters."""
 
 from __future__ import annotations
 
