@@ -26,7 +26,7 @@ from warmswap_ensemble.errors import (
 )
 from warmswap_ensemble.observations import Observations
 from warmswap_ensemble.recording import Recorder, SeenEnoughError
-from warmswap_ensemble.request_scope import current_scope, note, request_scope
+from warmswap_ensemble.request_scope import current_scope, finish_helpers, note, request_scope
 from warmswap_ensemble.routes import Rollout, RouteFile
 from warmswap_ensemble.shadow import SecondLook, Shadow
 
@@ -323,11 +323,16 @@ class Canary(Generic[A]):
 
 
 def see_again(look: Callable[[], object]) -> None:
-    """Take a second look as far as it leads."""
+    """Take a second look as far as it leads.
+
+    A step that leads no further does not end the one beside it, whose answer is a measure, too.
+    """
     try:
         look()
     except SeenEnoughError:
-        return
+        for error in finish_helpers():
+            if not isinstance(error, SeenEnoughError):
+                raise error from None
 
 
 def _outcome(error: Exception) -> str:

@@ -5,6 +5,9 @@ landmarker   landmark_error                         mean distance, relative to t
 embedder     cosine                                 only within one embedding space
 swapper      psnr_db, ssim, identity_gain           of the swapped crops; gain in similarity to the source
 pipeline     psnr_db, ssim                          of the whole picture
+
+All but the last are of faces that both have found, paired as the boxes are: in a set with another detector the faces
+may be others, or come in another order, and what only one side has found is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ MAX_PSNR_DB = 100.0
 """Of two equal pictures, instead of infinity."""
 
 
+Placed = tuple[int, Face]
+"""A face, and the number of its picture among those that a step looked at; 0 = the one that is answered for."""
+
+
 @dataclass(slots=True)
 class Seen:
     """What a pipeline has seen of one request.
@@ -32,16 +39,22 @@ class Seen:
     Attributes:
         faces: Of the first picture, in its pixels; ``None`` = it did not come to that.
         landmarks: (68, 2) of each face, in pixels.
+        landmark_faces: Which face each of them is of.
         embeddings: (F, D) of the first call.
+        embedded_faces: Which face each of their rows is of.
         swapped_rgb: (F, S, S, 3) uint8.
+        swapped_faces: Which face each of them is of.
         gains: How much more like the source each swapped face became.
         image_rgb: (H, W, 3) uint8, the whole answer; only kept for a new pipeline.
     """
 
     faces: list[Face] | None = None
     landmarks: list[FloatArray] | None = None
+    landmark_faces: Sequence[Placed] = ()
     embeddings: FloatArray | None = None
+    embedded_faces: Sequence[Placed] = ()
     swapped_rgb: ImageArray | None = None
+    swapped_faces: Sequence[Placed] = ()
     gains: list[float] | None = None
     image_rgb: ImageArray | None = None
     spaces: tuple[str, ...] = field(default=())
@@ -61,7 +74,7 @@ def compare(models: Sequence[str], live: Seen, other: Seen) -> dict[str, float]:
     measures: dict[str, float] = {}
     if FACE_DETECTOR.name in models and live.faces is not None and other.faces is not None:
         measures |= compare_faces(live.faces, other.faces)
-    if FACE_LANDMARKER.name in models and live.landmarks and other.landmarks and live.faces:
+    if FACE_LANDMARKER.name in models and live.landmarks and other.landmarks:
         measures |= _compare_landmarks(live, other)
     if FACE_EMBEDDER.name in models and live.embeddings is not None and other.embeddings is not None:
         measures |= _compare_embeddings(live, other)
@@ -76,24 +89,45 @@ def compare_faces(expected: Sequence[Face], found: Sequence[Face]) -> dict[str, 
     """Match faces one to one and measure; two pictures without faces agree."""
     if not expected and not found:
         return {"recall": 1.0, "precision": 1.0}
-    overlaps = sorted(
-        ((iou(a.bbox, b.bbox), i, j) for i, a in enumerate(expected) for j, b in enumerate(found)), reverse=True
-    )
-    pairs: dict[int, tuple[int, float]] = {}
-    taken: set[int] = set()
-    for overlap, i, j in overlaps:
-        if overlap >= MATCH_IOU and i not in pairs and j not in taken:
-            pairs[i] = j, overlap
-            taken.add(j)
+    pairs = match_faces(expected, found)
     measures = {
         "recall": len(pairs) / len(expected) if expected else 1.0,
         "precision": len(pairs) / len(found) if found else 1.0,
     }
     if pairs:
-        measures["iou"] = float(np.mean([overlap for _, overlap in pairs.values()]))
-        errors = [_kps_error(expected[i].kps, found[j].kps) for i, (j, _) in pairs.items()]
+        measures["iou"] = float(np.mean([iou(expected[i].bbox, found[j].bbox) for i, j in pairs]))
+        errors = [_kps_error(expected[i].kps, found[j].kps) for i, j in pairs]
         measures["kps_error"] = float(np.mean(errors))
     return measures
+
+
+def match_faces(expected: Sequence[Face], found: Sequence[Face]) -> list[tuple[int, int]]:
+    """Return the positions of faces that are the same, one to one, best overlap first."""
+    overlaps = sorted(
+        ((iou(a.bbox, b.bbox), i, j) for i, a in enumerate(expected) for j, b in enumerate(found)), reverse=True
+    )
+    pairs: dict[int, int] = {}
+    for overlap, i, j in overlaps:
+        if overlap >= MATCH_IOU and i not in pairs and j not in pairs.values():
+            pairs[i] = j
+    return list(pairs.items())
+
+
+def match_placed(expected: Sequence[Placed], found: Sequence[Placed]) -> list[tuple[int, int]]:
+    """Return the positions of rows that are of the same face.
+
+    Where one side looked at a picture more, since it did not know the source yet, the other pictures than the first
+    may be any, and are left out.
+    """
+    pictures = {picture for picture, _ in expected}
+    if pictures != {picture for picture, _ in found}:
+        pictures = {0}
+    pairs: list[tuple[int, int]] = []
+    for picture in sorted(pictures):
+        rows = [[row for row, (number, _) in enumerate(side) if number == picture] for side in (expected, found)]
+        faces = [expected[row][1] for row in rows[0]], [found[row][1] for row in rows[1]]
+        pairs += [(rows[0][i], rows[1][j]) for i, j in match_faces(*faces)]
+    return pairs
 
 
 def iou(first: FloatArray, second: FloatArray) -> float:
@@ -140,10 +174,11 @@ def _compare_landmarks(live: Seen, other: Seen) -> dict[str, float]:
     assert live.landmarks is not None
     assert other.landmarks is not None
     errors = []
-    for expected, found in zip(live.landmarks, other.landmarks, strict=False):
+    for i, j in match_placed(live.landmark_faces, other.landmark_faces):
+        expected, found = live.landmarks[i], other.landmarks[j]
         size = max(1e-6, float(np.sqrt(np.prod(expected.max(axis=0) - expected.min(axis=0)))))
         errors.append(float(np.linalg.norm(expected - found, axis=1).mean()) / size)
-    return {"landmark_error": float(np.mean(errors))}
+    return {"landmark_error": float(np.mean(errors))} if errors else {}
 
 
 def _compare_embeddings(live: Seen, other: Seen) -> dict[str, float]:
@@ -152,23 +187,21 @@ def _compare_embeddings(live: Seen, other: Seen) -> dict[str, float]:
     assert other.embeddings is not None
     if not live.spaces or live.spaces != other.spaces:  # unknown ones may be any
         return {}
-    if live.embeddings.shape != other.embeddings.shape or not len(live.embeddings):
+    pairs = match_placed(live.embedded_faces, other.embedded_faces)
+    if live.embeddings.shape[1] != other.embeddings.shape[1] or not pairs:
         return {}
-    return {"cosine": float((live.embeddings * other.embeddings).sum(axis=1).mean())}
+    return {"cosine": float(np.mean([live.embeddings[i] @ other.embeddings[j] for i, j in pairs]))}
 
 
 def _compare_swaps(live: Seen, other: Seen) -> dict[str, float]:
     measures: dict[str, float] = {}
-    if (
-        live.swapped_rgb is not None
-        and other.swapped_rgb is not None
-        and len(live.swapped_rgb) == len(other.swapped_rgb)
-    ):
-        pairs = [(a, _of_size(b, a)) for a, b in zip(live.swapped_rgb, other.swapped_rgb, strict=True)]
-        measures["psnr_db"] = float(np.mean([psnr_db(a, b) for a, b in pairs]))
-        measures["ssim"] = float(np.mean([ssim(a, b) for a, b in pairs]))
-    if live.gains and other.gains:
-        measures["identity_gain"] = float(np.mean(other.gains) - np.mean(live.gains))
+    pairs = match_placed(live.swapped_faces, other.swapped_faces)
+    if live.swapped_rgb is not None and other.swapped_rgb is not None and pairs:
+        crops = [(live.swapped_rgb[i], _of_size(other.swapped_rgb[j], live.swapped_rgb[i])) for i, j in pairs]
+        measures["psnr_db"] = float(np.mean([psnr_db(a, b) for a, b in crops]))
+        measures["ssim"] = float(np.mean([ssim(a, b) for a, b in crops]))
+    if live.gains and other.gains and pairs:
+        measures["identity_gain"] = float(np.mean([other.gains[j] - live.gains[i] for i, j in pairs]))
     return measures
 
 

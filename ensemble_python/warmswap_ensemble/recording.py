@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from warmswap_ensemble.comparison import Seen
+from warmswap_ensemble.comparison import Placed, Seen
 from warmswap_ensemble.contract import FACE_EMBEDDER
 from warmswap_ensemble.geometry import FloatArray, ImageArray, MatrixArray
 from warmswap_ensemble.identity import IdentityError, space_of
@@ -115,7 +115,7 @@ class RecordedCalls(StageCalls):
         """As in ``StageCalls``; the first rows are kept."""
         rows = StageCalls.embed(self, faces)
         if self.seen.embeddings is None:
-            self.seen.embeddings = rows
+            self.seen.embeddings, self.seen.embedded_faces = rows, _placed(faces)
             self.seen.spaces = _space_names(self.stages[FACE_EMBEDDER.name])
         return rows
 
@@ -124,13 +124,28 @@ class RecordedCalls(StageCalls):
         found = StageCalls.find_landmarks(self, faces)
         if self.seen.landmarks is None:
             self.seen.landmarks = [np.asarray(points, np.float32) for points in found]
+            self.seen.landmark_faces = _placed(faces)
         return found
+
+    def crops_for_swap(
+        self, faces: Sequence[FaceInImage], landmarks: Sequence[MatrixArray], *, as_source: bool = False
+    ) -> tuple[ImageArray, list[MatrixArray], FloatArray]:
+        """As in ``StageCalls``; whose crops will be swapped is kept."""
+        if not as_source:
+            self.seen.swapped_faces = _placed(faces)
+        return StageCalls.crops_for_swap(self, faces, landmarks, as_source=as_source)
 
     def swap_crops(self, inputs: Arrays) -> tuple[ImageArray, FloatArray]:
         """As in ``StageCalls``; the crops are kept."""
         swapped, masks = StageCalls.swap_crops(self, inputs)
         self.seen.swapped_rgb = swapped
         return swapped, masks
+
+
+def _placed(faces: Sequence[FaceInImage]) -> list[Placed]:
+    """Return the faces with the numbers of their pictures, in the order in which these come."""
+    numbers: dict[int, int] = {}
+    return [(numbers.setdefault(id(image), len(numbers)), face) for image, face in faces]
 
 
 def swap_gains(result: SwapResult) -> list[float]:

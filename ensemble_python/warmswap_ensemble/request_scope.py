@@ -83,6 +83,13 @@ def request_scope(client_id: str, trace: Any = None) -> Iterator[RequestScope]:
         wait(scope.helpers)
 
 
+def finish_helpers() -> list[BaseException]:
+    """Wait for what helper threads do for the request that this code works for; return what went wrong there."""
+    scope = _current.get()
+    errors = [helper.exception() for helper in scope.helpers] if scope is not None else []
+    return [error for error in errors if error is not None]
+
+
 class RequestExecutor(ThreadPoolExecutor):
     """Helper threads that work for the request of whoever gives them the work."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.ensemble.support import make_face, noise_rgb, smooth_rgb, unit_rows
-from warmswap_ensemble.comparison import MAX_PSNR_DB, Seen, compare, compare_faces, iou, psnr_db, ssim
+from warmswap_ensemble.comparison import MAX_PSNR_DB, Placed, Seen, compare, compare_faces, iou, psnr_db, ssim
 from warmswap_ensemble.geometry import FloatArray, ImageArray
 from warmswap_ensemble.types import Face
 
@@ -18,6 +19,13 @@ SPACE = ("dlib_resnet_v1 (128 numbers)",)
 
 def box(*xyxy: float) -> FloatArray:
     return np.array(xyxy, np.float32)
+
+
+LEFT, MIDDLE, RIGHT = (make_face(x, 0, x + 100, 100) for x in (0, 300, 600))
+
+
+def placed(*faces: Face, picture: int = 0) -> list[Placed]:
+    return [(picture, face) for face in faces]
 
 
 def flat(value: int, height: int = 32, width: int = 32) -> ImageArray:
@@ -144,8 +152,11 @@ def test_only_what_differs_and_both_have_seen_is_measured() -> None:
     everything: dict[str, Any] = {
         "faces": [make_face(0, 0, 100, 100)],
         "landmarks": [np.arange(136, dtype=np.float32).reshape(68, 2)],
+        "landmark_faces": placed(LEFT),
         "embeddings": unit_rows(1, 128),
+        "embedded_faces": placed(LEFT),
         "swapped_rgb": noise_rgb(32, 32)[None],
+        "swapped_faces": placed(LEFT),
         "gains": [0.1],
         "spaces": SPACE,
     }
@@ -175,12 +186,45 @@ def test_a_detector_that_saw_no_face_is_measured_too() -> None:
 def test_landmarks_are_relative_to_the_size_of_the_face() -> None:
     points = np.stack(np.meshgrid(np.linspace(0, 100, 17), np.linspace(0, 25, 4)), axis=-1).reshape(68, 2)
     live = points.astype(np.float32)  # sqrt(100 * 25) = 50
-    faces = [make_face(0, 0, 100, 100)]
-    first = Seen(faces=faces, landmarks=[live, live])
+    source = placed(MIDDLE, picture=1)
+    first = Seen(landmarks=[live, live], landmark_faces=[*placed(LEFT), *source])
     moved = live + np.array([3, 4], np.float32)
-    assert compare(["face_landmarker"], first, Seen(landmarks=[moved, live])) == {"landmark_error": 0.05}
+    second = Seen(landmarks=[moved, live], landmark_faces=[*placed(LEFT), *source])
+    assert compare(["face_landmarker"], first, second) == {"landmark_error": 0.05}
     # The source's landmarks come last, and only where it was not known yet.
-    assert compare(["face_landmarker"], first, Seen(landmarks=[moved])) == {"landmark_error": 0.1}
+    second = Seen(landmarks=[moved], landmark_faces=placed(LEFT))
+    assert compare(["face_landmarker"], first, second) == {"landmark_error": 0.1}
+    assert compare(["face_landmarker"], second, first) == {"landmark_error": 0.1}
+
+
+def test_landmarks_are_those_of_the_same_face() -> None:
+    points = {
+        name: np.full((68, 2), 40.0, np.float32) * np.arange(68)[:, None] + 1e4 * n for n, name in enumerate("lmr")
+    }
+    live = Seen(landmarks=[points["l"], points["m"]], landmark_faces=placed(LEFT, MIDDLE))
+    for order, faces in (
+        ("ml", (MIDDLE, LEFT)),
+        ("mr", (MIDDLE, RIGHT)),
+        ("m", (MIDDLE,)),
+        ("rml", (RIGHT, MIDDLE, LEFT)),
+    ):
+        other = Seen(landmarks=[points[name] for name in order], landmark_faces=placed(*faces))
+        assert compare(["face_landmarker"], live, other) == {"landmark_error": 0.0}, order
+        assert compare(["face_landmarker"], other, live) == {"landmark_error": 0.0}, order
+    nobody = Seen(landmarks=[points["r"]], landmark_faces=placed(RIGHT))
+    assert compare(["face_landmarker"], live, nobody) == {}
+
+
+def test_faces_of_two_pictures_are_not_the_same() -> None:
+    """A source that one side knew already leaves the reference in its place."""
+    rows = unit_rows(3, 128)
+    faces = [*placed(LEFT), *placed(LEFT, picture=1), *placed(LEFT, picture=2)]
+    live = seen_embeddings(rows, faces=faces)
+    known = seen_embeddings(rows[[0, 2]], faces=faces[:2])
+    for first, second in ((live, live), (live, known), (known, live)):
+        assert compare(["face_embedder"], first, second) == {"cosine": 1.0}
+    others = seen_embeddings(np.concatenate([rows[:1], -rows[1:]]), faces=faces)
+    assert compare(["face_embedder"], live, others)["cosine"] == pytest.approx(-1 / 3, abs=1e-4)
 
 
 def test_cosine() -> None:
@@ -188,10 +232,15 @@ def test_cosine() -> None:
     turned = np.array([[0.6, 0.8], [0, 1]], np.float32)
     assert compare(["face_embedder"], seen_embeddings(rows), seen_embeddings(turned)) == {"cosine": 0.8}
     assert compare(["face_embedder"], seen_embeddings(rows), seen_embeddings(-rows)) == {"cosine": -1.0}
+    in_another_order = seen_embeddings(rows[::-1], faces=placed(MIDDLE, LEFT))
+    assert compare(["face_embedder"], seen_embeddings(rows), in_another_order) == {"cosine": 1.0}
+    one_is_another = seen_embeddings(-rows, faces=placed(RIGHT, MIDDLE))
+    assert compare(["face_embedder"], seen_embeddings(rows), one_is_another) == {"cosine": -1.0}
 
 
-def seen_embeddings(rows: FloatArray, spaces: tuple[str, ...] = SPACE) -> Seen:
-    return Seen(embeddings=rows, spaces=spaces)
+def seen_embeddings(rows: FloatArray, spaces: tuple[str, ...] = SPACE, faces: Sequence[Placed] | None = None) -> Seen:
+    known = placed(LEFT, MIDDLE, RIGHT)[: len(rows)] if faces is None else faces
+    return Seen(embeddings=rows, embedded_faces=known, spaces=spaces)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +248,7 @@ def seen_embeddings(rows: FloatArray, spaces: tuple[str, ...] = SPACE) -> Seen:
     [
         pytest.param(seen_embeddings(unit_rows(2, 128), ("arcface (128 numbers)",)), id="another space"),
         pytest.param(seen_embeddings(unit_rows(2, 64)), id="another length"),
-        pytest.param(seen_embeddings(unit_rows(3, 128)), id="other faces"),
+        pytest.param(seen_embeddings(unit_rows(2, 128), faces=placed(RIGHT, RIGHT)), id="other faces"),
         pytest.param(seen_embeddings(unit_rows(2, 128), ()), id="an unknown space"),
     ],
 )
@@ -220,17 +269,21 @@ def test_no_embeddings_no_cosine() -> None:
 
 
 def test_swaps_are_averaged_over_the_faces() -> None:
-    live = Seen(swapped_rgb=np.stack([flat(10), flat(10)]), gains=[0.1, 0.3])
-    other = Seen(swapped_rgb=np.stack([flat(10), flat(20)]), gains=[0.2, 0.6])
+    faces = placed(LEFT, RIGHT)
+    live = Seen(swapped_rgb=np.stack([flat(10), flat(10)]), swapped_faces=faces, gains=[0.1, 0.3])
+    other = Seen(swapped_rgb=np.stack([flat(10), flat(20)]), swapped_faces=faces, gains=[0.2, 0.6])
     measures = compare(["face_swapper"], live, other)
     assert measures["psnr_db"] == pytest.approx((100 + 20 * math.log10(25.5)) / 2, abs=1e-4)
     assert measures["identity_gain"] == pytest.approx(0.2)
     assert measures["ssim"] < 1.0
 
 
-def test_swaps_of_different_numbers_of_faces_are_not_compared() -> None:
-    live = Seen(swapped_rgb=np.stack([flat(10), flat(10)]), gains=[0.1, 0.1])
-    assert compare(["face_swapper"], live, Seen(swapped_rgb=flat(10)[None], gains=[0.3])) == {"identity_gain": 0.2}
+def test_swaps_are_compared_of_the_faces_that_both_have_swapped() -> None:
+    live = Seen(swapped_rgb=np.stack([flat(10), flat(99)]), swapped_faces=placed(LEFT, RIGHT), gains=[0.1, 0.9])
+    other = Seen(swapped_rgb=np.stack([flat(50), flat(10)]), swapped_faces=placed(MIDDLE, LEFT), gains=[0.5, 0.3])
+    assert compare(["face_swapper"], live, other) == {"psnr_db": 100.0, "ssim": 1.0, "identity_gain": 0.2}
+    other = Seen(swapped_rgb=flat(10)[None], swapped_faces=placed(MIDDLE), gains=[0.3])
+    assert compare(["face_swapper"], live, other) == {}
 
 
 @pytest.mark.parametrize("sides", [(64, 128), (128, 64)])
@@ -238,12 +291,12 @@ def test_crops_of_different_sizes_are_compared_in_the_live_ones(sides: tuple[int
     small = smooth_rgb(64, 64)
     by_size = {64: small, 128: np.asarray(small.repeat(2, axis=0).repeat(2, axis=1))}
     live, other = (by_size[side] for side in sides)
-    measures = compare(["face_swapper"], Seen(swapped_rgb=live[None]), Seen(swapped_rgb=other[None]))
+    seen, again = (Seen(swapped_rgb=crop[None], swapped_faces=placed(LEFT)) for crop in (live, other))
+    measures = compare(["face_swapper"], seen, again)
     assert measures["psnr_db"] > 30
     assert measures["ssim"] > 0.95
-    worse = compare(
-        ["face_swapper"], Seen(swapped_rgb=live[None]), Seen(swapped_rgb=noise_rgb(sides[1], sides[1])[None])
-    )
+    noise = Seen(swapped_rgb=noise_rgb(sides[1], sides[1])[None], swapped_faces=placed(LEFT))
+    worse = compare(["face_swapper"], seen, noise)
     assert worse["psnr_db"] < 15
     assert worse["ssim"] < 0.3
 
@@ -258,5 +311,7 @@ def test_whole_pictures_are_compared_only_in_one_size() -> None:
 
 
 def test_measures_are_plain_numbers_of_five_digits() -> None:
-    measures = compare(["face_swapper"], Seen(swapped_rgb=noise_rgb(9, 9)[None]), Seen(swapped_rgb=flat(0, 9, 9)[None]))
+    noise = Seen(swapped_rgb=noise_rgb(9, 9)[None], swapped_faces=placed(LEFT))
+    measures = compare(["face_swapper"], noise, Seen(swapped_rgb=flat(0, 9, 9)[None], swapped_faces=placed(LEFT)))
+    assert measures
     assert all(type(value) is float and round(value, 5) == value for value in measures.values())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.ensemble.support import COLLINS, HOPPER, REPOSITORY, RecordingCalls, encode, make_stage, smooth_rgb
 from warmswap_ensemble.arms import recorded, second_look
@@ -83,7 +85,7 @@ class Looker:
         self.other_calls.calls.clear()
         with request_scope(""):
             see_again(look)
-        return compare(sorted(self.models), recorder.seen, seen)
+            return compare(sorted(self.models), recorder.seen, seen)
 
     @property
     def asked(self) -> set[str]:
@@ -120,6 +122,68 @@ def test_a_set_is_looked_at_together(looker: Looker) -> None:
     looker.take("face_detector", "face_swapper")
     assert looker.swap_again(looker.swap()) == pytest.approx(PERFECT_FACES | PERFECT_SWAP, abs=1e-4)
     assert looker.asked == {"face_detector", "face_swapper"}
+
+
+def side_by_side() -> bytes:
+    """Two people; Collins is on the left."""
+    people = [Image.open(path).convert("RGB").resize((512, 600)) for path in (COLLINS, HOPPER)]
+    return encode(np.concatenate([np.asarray(image) for image in people], axis=1), "PNG")
+
+
+def miss_the_left_one(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Of a frame with two faces, find the right one."""
+    if "score" not in outputs:
+        return outputs
+    score = outputs["score"].copy()
+    for row, box in zip(score, outputs["bbox"], strict=True):
+        found = np.flatnonzero(row >= 0.5)
+        if len(found) > 1:
+            row[found[np.argmin(box[found, 0])]] = 0.0
+    return outputs | {"score": score}
+
+
+@pytest.mark.parametrize("models", [["face_landmarker"], ["face_landmarker", "face_embedder", "face_swapper"]])
+def test_a_set_with_a_detector_that_finds_fewer_faces_compares_the_same_faces(
+    models: list[str], looker: Looker
+) -> None:
+    looker.take("face_detector", *models, change=miss_the_left_one)
+    target = side_by_side()
+    recorder = looker.swap(target=target)
+    assert recorder.seen.faces is not None
+    assert len(recorder.seen.faces) == 2
+    measures = looker.swap_again(recorder, target=target)
+    expected = {"recall": 0.5, "precision": 1.0, "iou": 1.0, "kps_error": 0.0, "landmark_error": 0.0}
+    if "face_swapper" in models:
+        assert measures.pop("psnr_db") > 80, "the graph had two faces in one call before, and one now"
+        expected |= {"cosine": 1.0, "ssim": 1.0, "identity_gain": 0.0}
+    assert measures == pytest.approx(expected, abs=1e-3)
+
+
+def test_an_answer_beside_the_step_that_leads_no_further_counts(looker: Looker) -> None:
+    """The embedder's turn ends the look, in which a helper thread still waits for the landmarks."""
+    slow = threading.Event()
+
+    def late(outputs: dict[str, Any]) -> dict[str, Any]:
+        if "landmarks" in outputs:
+            slow.wait(0.3)
+        return move_points(outputs) if "kps" in outputs else outputs
+
+    looker.take("face_detector", "face_landmarker", change=late)
+    measures = looker.swap_again(looker.swap())
+    assert set(measures) == {*PERFECT_FACES, "landmark_error"}
+    assert looker.asked == {"face_detector", "face_landmarker"}
+
+
+def test_an_error_beside_the_step_that_leads_no_further_is_told(looker: Looker) -> None:
+    def broken(outputs: dict[str, Any]) -> dict[str, Any]:
+        if "landmarks" in outputs:
+            raise StageFailedError("no landmarks")
+        return move_points(outputs)
+
+    looker.take("face_detector", "face_landmarker", change=broken)
+    recorder = looker.swap()
+    with pytest.raises(StageFailedError, match="no landmarks"):
+        looker.swap_again(recorder)
 
 
 def move_points(outputs: dict[str, Any]) -> dict[str, Any]:
@@ -212,10 +276,11 @@ def test_a_known_source_is_looked_at_once_and_then_known_here_too(looker: Looker
     assert asked[1] == {"face_swapper"}
 
 
-def test_an_embedder_is_compared_from_the_second_look_at_a_known_source_on(looker: Looker) -> None:
+def test_an_embedder_is_compared_at_a_known_source_too(looker: Looker) -> None:
     looker.take("face_embedder")
     looker.swap()
-    assert looker.swap_again(looker.swap()) == {}, "one picture more, so other rows"
+    assert looker.swap_again(looker.swap()) == pytest.approx({"cosine": 1.0}, abs=1e-4), "of the target's face"
+    assert looker.asked == set(looker.stages) - {"face_swapper"}
     assert looker.swap_again(looker.swap()) == pytest.approx({"cosine": 1.0}, abs=1e-4)
     assert looker.asked == {"face_embedder"}
 
