@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.ops.rollout_replicas import LocalFleet, LocalReplica
+from tests.ops.serve_process import eventually
 from warmswap_ops.errors import ControlError, RolloutBusyError, RolloutError
 from warmswap_ops.rollout import journal as journal_module
 from warmswap_ops.rollout.journal import ATTEMPTS, RENEWALS, WATCH_FACTOR, Journal
@@ -214,6 +215,59 @@ def test_a_lease_is_renewed_when_it_is_time_to(fleet: LocalFleet, clock: Clock) 
     clock.now_s += 0.2
     leading.renew()
     assert generations(fleet) == [3, 3], "a new phase renews it too"
+
+
+def test_a_lease_is_kept_while_something_takes_long(fleet: LocalFleet) -> None:
+    leading = begun(fleet, lease_s=0.2)
+    with leading.kept():
+        assert eventually(lambda: min(generations(fleet)) > 3)
+        last, seen = journal(fleet, "bob").look()
+        assert last is not None
+        assert min(state.lease_left_s for state in seen.values()) > 0
+    there = generations(fleet)
+    time.sleep(0.1)
+    assert generations(fleet) == there, "not kept any more"
+
+
+def test_a_lease_is_kept_beside_an_action_on_all_replicas(fleet: LocalFleet) -> None:
+    leading = begun(fleet, lease_s=0.2)
+    with leading.kept():
+        reached = fleet.all(lambda replica: eventually(lambda: min(generations(fleet)) > 3))
+    assert list(reached.values()) == [True, True]
+
+
+def test_who_was_taken_over_finds_out_after_what_took_long(fleet: LocalFleet) -> None:
+    first, second = begun(fleet, lease_s=0.2), journal(fleet, "bob")
+    last, _ = second.look()
+    assert last is not None
+
+    def take_over() -> None:
+        second.take_over(last)
+        time.sleep(0.3)
+
+    with pytest.raises(RolloutBusyError, match="bob has taken rollout"), first.kept():
+        take_over()
+
+
+def test_an_error_of_what_took_long_goes_before_that_of_the_lease(fleet: LocalFleet) -> None:
+    leading = begun(fleet)
+    with pytest.raises(ControlError, match="no load"), leading.kept():
+        raise ControlError("no load")
+
+
+def test_a_lease_is_given_back_though_the_last_answer_was_lost(fleet: LocalFleet) -> None:
+    leading = begun(fleet)
+
+    def lose(question: Mapping[str, Any]) -> None:
+        if question["do"] == "change":
+            raise ControlError("no answer in time")
+
+    fleet.local[0].caller.after = lose
+    leading.enter(Phase.STAGED)
+    fleet.local[0].caller.after = lambda question: None
+    leading.give_back()
+    _, seen = journal(fleet, "bob").look()
+    assert max(state.lease_left_s for state in seen.values()) <= 0
 
 
 def test_a_renewal_may_reach_nobody_but_a_phase_must_not(fleet: LocalFleet, clock: Clock) -> None:

@@ -241,6 +241,21 @@ def test_second_looks_that_fail(tmp_path: Path, candidate: Candidate) -> None:
         assert_as_before(fleet)
 
 
+def test_fewer_second_looks_than_gates_can_judge_by_do_not_lead_on(tmp_path: Path, candidate: Candidate) -> None:
+    """Whatever the plan says; here ``min_samples`` is 4."""
+    plan = replace(SHADOWED, shadow=replace(SHADOWED.shadow, max_duration_s=0.5))
+    with LocalFleet(tmp_path / "f", "a") as fleet:
+        tool = Tool(fleet)
+
+        def look() -> None:
+            good = {"kind": "shadow", "t": time.time() + 0.01, "measures": {"recall": 1.0}, "error": None}
+            fleet.local[0].observe(*[good] * 5)
+
+        tool.on["shadow"] = look
+        stopped(fleet, candidate, plan, "not enough to judge by in the time that the plan gives", tool)
+        assert "canary" not in tool.names()
+
+
 def test_second_looks_that_are_good_lead_on(tmp_path: Path, candidate: Candidate) -> None:
     """And what a pipeline says afterwards counts too."""
     with LocalFleet(tmp_path / "f", "a") as fleet:
@@ -248,7 +263,7 @@ def test_second_looks_that_are_good_lead_on(tmp_path: Path, candidate: Candidate
 
         def look() -> None:
             good = {"kind": "shadow", "t": time.time() + 0.01, "measures": {"recall": 1.0}, "error": None}
-            fleet.local[0].observe(*[good] * 4)
+            fleet.local[0].observe(*[good] * 20)
 
         def give_up() -> None:
             fleet.local[0].observe({"kind": "breaker", "t": time.time() + 0.01, "reason": "5 in a row failed"})

@@ -32,7 +32,8 @@ class Fleet:
     def __init__(self, replicas: Sequence[Replica]) -> None:
         """Take over replicas; they are closed with this."""
         self.replicas = tuple(replicas)
-        self._pool = ThreadPoolExecutor(max(1, len(self.replicas)), thread_name_prefix="replica")
+        workers = 2 * max(1, len(self.replicas))  # what takes long, and the renewal of the lease beside it
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="replica")
 
     def close(self) -> None:
         """Close all connections."""

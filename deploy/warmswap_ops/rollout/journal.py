@@ -5,8 +5,10 @@ A replica takes a new state only from whoever knew the last one. The lease that 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -176,9 +178,37 @@ class Journal:
             self.note(sequence=self.record.sequence + 1)
             self._write(needs_one=False)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew the lease while something takes long, a load for example; nothing else may be written meanwhile.
+
+        Raises:
+            OpsError: somebody else leads the rollout now, or a replica says no.
+        """
+        done = threading.Event()
+        errors: list[OpsError] = []
+
+        def keep() -> None:
+            try:
+                while not done.wait(self._lease_s / RENEWALS):
+                    self.renew()
+            except OpsError as error:
+                errors.append(error)
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+        if errors:
+            raise errors[0]
+
     def give_back(self) -> None:
         """End the lease: whoever goes on need not wait."""
         self._lease_s = 0.0
+        self.note(sequence=self.record.sequence + 1)  # what is written already would not be written again
         self._write()
 
     def _write(

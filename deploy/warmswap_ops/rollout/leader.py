@@ -125,7 +125,8 @@ class Leader:
         was_done = record.phase is Phase.DONE
         self._journal.take_over(record)
         if was_done:
-            self._fleet.all(self._loading.load_both_again)
+            with self._journal.kept():
+                self._fleet.all(self._loading.load_both_again)
         self._stop(reason)
         return self._journal.record
 
@@ -167,7 +168,7 @@ class Leader:
     def _stage(self, candidates: Mapping[str, Candidate]) -> None:
         started_s = time.monotonic()
         try:
-            self._each_in_turn(lambda replica: send_candidates(replica, self._journal, candidates))
+            self._each_in_turn(lambda replica: send_candidates(replica, self._journal.record, candidates))
         except RolloutError as error:
             if isinstance(error, RolloutBusyError):
                 raise
@@ -211,11 +212,11 @@ class Leader:
     def _promote(self, why: str) -> None:
         if any(model in PIPELINE_STAGES for model in self._journal.record.versions):
             # A version of a pipeline comes with its own stages, so it may take over before the others are pinned.
-            self._fleet.all(self._loading.serve_candidate_pipelines)
+            self._serve_candidate_pipelines()
         self._journal.enter(Phase.PROMOTED, why=why)
 
     def _soak(self) -> None:
-        self._fleet.all(self._loading.serve_candidate_pipelines)
+        self._serve_candidate_pipelines()
         self._watch.soak()
         self._finish(Phase.DONE, self._journal.record.candidate)
 
@@ -233,7 +234,8 @@ class Leader:
         """Leave nothing loaded but what serves; then nothing on disk of what was rolled back; then no needless pins."""
         time.sleep(DRAIN_S)
         is_back = phase is Phase.ROLLED_BACK
-        answers = self._fleet.reach(lambda replica: self._loading.clean_up(replica, serving, discard=is_back))
+        with self._journal.kept():
+            answers = self._fleet.reach(lambda replica: self._loading.clean_up(replica, serving, discard=is_back))
         for replica, error in answers.lost.items():
             self._report("unreachable", {"replica": replica.address, "error": str(error)})
         if answers.lost:
@@ -247,11 +249,15 @@ class Leader:
             raise ControlError(f"{names} cannot be reached: run the rollout again when it is back")
         self._journal.end(phase, answers.found)
 
+    def _serve_candidate_pipelines(self) -> None:
+        with self._journal.kept():
+            self._fleet.all(self._loading.serve_candidate_pipelines)
+
     def _set_background(self, *, on: bool) -> None:
         self._fleet.reach(lambda replica: self._loading.set_background(replica, on=on))
 
     def _each_in_turn(self, action: Callable[[Replica], None]) -> None:
         """Do what takes long to one replica after the other, so that never all of them are disturbed."""
         for replica in self._fleet.replicas:
-            action(replica)
-            self._journal.renew()
+            with self._journal.kept():
+                action(replica)

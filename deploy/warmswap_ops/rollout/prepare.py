@@ -9,19 +9,19 @@ from typing import Any, Final
 from warmswap_ops.errors import CandidateStoppedError
 from warmswap_ops.rollout.checks import Candidate
 from warmswap_ops.rollout.journal import Journal
+from warmswap_ops.rollout.record import Record
 from warmswap_ops.rollout.replica import UPLOAD_TIMEOUT_S, Replica
 
 POLL_S: Final = 0.2
 
 
-def send_candidates(replica: Replica, journal: Journal, candidates: Mapping[str, Candidate]) -> None:
+def send_candidates(replica: Replica, record: Record, candidates: Mapping[str, Candidate]) -> None:
     """Send the files of candidates, and let each have its number.
 
     Raises:
-        RolloutError: the replica does not take them, or somebody else leads the rollout now.
+        RolloutError: the replica does not take them.
         ControlError: the replica cannot be reached.
     """
-    record = journal.record
     for model, candidate in candidates.items():
         for name in candidate.files:
             with (candidate.folder / name).open("rb") as file:
@@ -32,7 +32,6 @@ def send_candidates(replica: Replica, journal: Journal, candidates: Mapping[str,
 
                 size = (candidate.folder / name).stat().st_size
                 replica.upload(record.id, model, name, part, size)
-                journal.renew()
         number = record.candidate[model]
         what = {"rollout": record.id, "model": model, "version": number, "files": dict(candidate.files)}
         replica.ask("settle", None, UPLOAD_TIMEOUT_S, **what)

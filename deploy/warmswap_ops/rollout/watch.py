@@ -173,7 +173,8 @@ class Watch:
         if died:
             raise CandidateStoppedError(f"the process of {died[0]} {numbers[died[0]]} on {replica} died")
         self._report("loading_again", {"replica": replica.address, "models": ", ".join(gone)})
-        self._loading.serve_both(replica)
+        with self._journal.kept():
+            self._loading.serve_both(replica)
 
     def _report_look(self, name: str, verdicts: Sequence[Verdict], decision: Decision) -> None:
         record = self._journal.record
@@ -185,6 +186,7 @@ class Watch:
             "errors": [window.stable.errors, window.candidate.errors],
             "second_looks": self._observed.looks_since(record.started_s),
             "dropped": self._observed.dropped,
+            "restarts": len(self._observed.restarts),
             "decision": decision.value,
             "verdicts": [verdict.as_json() for verdict in verdicts],
         }
