@@ -159,7 +159,7 @@ class Agent:
         return {}
 
     def do_discard(self, data: bytes, rollout: str, model: str, version: int | None) -> dict[str, Any]:
-        """Remove a candidate."""
+        """Remove a candidate; without a version, only what was made of it to be tried."""
         routes = routes_of(self._repository)
         if version is not None and (version in routes.needed(model) or model not in routes.stable):
             raise RepositoryError(f"{model} {version} is in use, or nothing says which version is")

@@ -91,7 +91,7 @@ class Loading:
         Args:
             replica: Where.
             serving: Model to the version that stays loaded.
-            discard: Remove the candidates from disk, too.
+            discard: Remove the candidates from disk, and not only what was made of them to be tried.
 
         Returns:
             Model to the highest version that is left on disk.
@@ -100,10 +100,9 @@ class Loading:
             if version in replica.ready_versions(model):
                 replica.serve_versions(model, [version], self._load_timeout_s)
             replica.unload_model(f"{model}{CANDIDATE_SUFFIX}")
-        if discard:
-            record = self._journal.record
-            for model, version in record.candidate.items():
-                replica.ask("discard", rollout=record.id, model=model, version=version)
+        record = self._journal.record
+        for model, version in record.candidate.items():
+            replica.ask("discard", rollout=record.id, model=model, version=version if discard else None)
         hello = replica.ask("hello", models=list(serving))
         return {model: max(numbers, default=0) for model, numbers in hello["versions"].items()}
 
