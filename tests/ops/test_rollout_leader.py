@@ -136,9 +136,17 @@ def test_a_pipeline_is_a_model_of_its_own_until_it_is_promoted(tmp_path: Path) -
         def look(event: str) -> None:
             loaded[event] = [replica.triton.ready(model) for model in ("face_swap", "face_swap_candidate")]
 
+        quietly: list[list[str]] = []
+
+        def listen(question: Mapping[str, Any]) -> None:
+            if question["do"] == "gently" and question["models"]:
+                quietly.append(question["models"])
+
+        replica.caller.before = listen
         for event in ("begun", "loaded", "promoted", "done", "flipped_back", "rolled_back"):
             tool.on[event] = partial(look, event)
         tool.leader.run([candidate], QUICK)
+        assert quietly == [["face_swap_candidate"], ["face_swap"]], "each load in the background, by the name it has"
         assert sorted(path.name for path in replica.repository.glob("face_swap*")) == ["face_swap"]
         assert replica.versions("face_swap") == [1, 2]
         tool.leader.roll_back("enough")

@@ -43,19 +43,27 @@ def may_reschedule() -> bool:
 
 
 @contextlib.contextmanager
-def loading_in_background(parent: int, is_loading: Callable[[int], bool]) -> Iterator[None]:
+def loading_in_background(
+    parent: int,
+    is_loading: Callable[[int], bool],
+    *,
+    watch_s: float = SIBLING_WATCH_S,
+    longest_s: float = LONGEST_S,
+) -> Iterator[None]:
     """Keep new child processes of tritonserver in the background while a model loads.
 
     Args:
         parent: Process id of tritonserver.
         is_loading: Whether a child is one of the model that is being loaded.
+        watch_s: For how long to look for more processes after the last one was found.
+        longest_s: After this they take their share of the cores.
     """
     before = set(child_pids(parent))
     found: set[int] = set()
     ended = threading.Event()
 
     def watch() -> None:
-        deadline_s = time.monotonic() + LONGEST_S
+        deadline_s = time.monotonic() + longest_s
         looks_until_s = deadline_s
         while time.monotonic() < looks_until_s:  # every look costs some milliseconds of CPU that requests want
             if ended.wait(SIBLING_INTERVAL_S if found else POLL_INTERVAL_S):
@@ -63,7 +71,7 @@ def loading_in_background(parent: int, is_loading: Callable[[int], bool]) -> Ite
             for pid in child_pids(parent):
                 if pid not in before and pid not in found and is_loading(pid):
                     found.add(pid)
-                    looks_until_s = min(deadline_s, time.monotonic() + SIBLING_WATCH_S)
+                    looks_until_s = min(deadline_s, time.monotonic() + watch_s)
                     _set_all_threads(pid, os.SCHED_IDLE)
         if not ended.wait(max(0.0, deadline_s - time.monotonic())):
             for pid in found:

@@ -43,6 +43,10 @@ CHANGED: Final = "changed"
 FAILED: Final = "failed"
 MAX_OBSERVED_BYTES: Final = 4 << 20
 """In one answer."""
+LONGEST_LOAD_S: Final = 60.0
+"""A load on cores that are always busy takes its share after this; nobody waits for it, as for one on demand.
+
+Processes of one model start one after the other, so that the last may come long after the first."""
 
 
 class Agent:
@@ -203,7 +207,13 @@ class Agent:
             self._gentle = None
         if models and may_reschedule():
             self._gentle = contextlib.ExitStack()
-            self._gentle.enter_context(loading_in_background(self._server_pid, lambda pid: stub_model(pid) in models))
+            loading = loading_in_background(
+                self._server_pid,
+                lambda pid: stub_model(pid) in models,
+                watch_s=LONGEST_LOAD_S,
+                longest_s=LONGEST_LOAD_S,
+            )
+            self._gentle.enter_context(loading)
         return {}
 
     def do_background(self, data: bytes, versions: dict[str, int], on: bool) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Loading:
             CandidateStoppedError: the replica refuses one.
         """
         record = self._journal.record
-        replica.ask("gently", models=list(record.versions))
+        replica.ask("gently", models=list(served_candidates(record)))
         try:
             for model, pair in record.versions.items():
                 if model in PIPELINE_STAGES:
