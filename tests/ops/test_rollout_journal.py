@@ -12,7 +12,7 @@ import pytest
 
 from tests.ops.rollout_replicas import LocalFleet, LocalReplica
 from tests.ops.serve_process import eventually
-from warmswap_ops.errors import ControlError, RolloutBusyError, RolloutError
+from warmswap_ops.errors import CandidateStoppedError, ControlError, RolloutBusyError, RolloutError
 from warmswap_ops.rollout import journal as journal_module
 from warmswap_ops.rollout.journal import ATTEMPTS, RENEWALS, WATCH_FACTOR, Journal
 from warmswap_ops.rollout.plan import Plan, Shadow, Step
@@ -325,6 +325,51 @@ def test_who_was_taken_over_finds_out_and_stops(fleet: LocalFleet) -> None:
     with pytest.raises(RolloutBusyError, match=r"bob has taken rollout r\S+ over on [ab]; it is staged there"):
         first.enter(Phase.ROLLING_BACK)
     assert phases(fleet) == ["staged", "staged"]
+
+
+def test_who_was_taken_over_writes_nothing_any_more_whatever_fails_next(fleet: LocalFleet) -> None:
+    """A load that fails while another tool takes over would be rolled back, over what that tool has done since."""
+    first, second = begun(fleet, lease_s=0.2), journal(fleet, "bob")
+    last, _ = second.look()
+    assert last is not None
+
+    def fail() -> None:
+        second.take_over(last)
+        time.sleep(0.3)
+        raise CandidateStoppedError("the load failed")
+
+    with pytest.raises(RolloutBusyError, match="bob has taken rollout"), first.kept():
+        fail()
+    there = generations(fleet)
+    with pytest.raises(RolloutBusyError, match="bob has taken rollout"):
+        first.enter(Phase.ROLLING_BACK)
+    assert generations(fleet) == there
+    assert phases(fleet) == ["begun", "begun"]
+
+
+def test_a_renewal_that_fails_is_tried_again(fleet: LocalFleet) -> None:
+    leading, failures = begun(fleet, lease_s=0.2), [1, 1]
+
+    def fail(question: Mapping[str, Any]) -> None:
+        if question["do"] == "change" and failures:
+            failures.pop()
+            raise RolloutError("no space left on device")
+
+    fleet.local[0].caller.before = fail
+    with leading.kept():
+        assert eventually(lambda: not failures and min(generations(fleet)) > 3)
+
+
+@pytest.mark.parametrize("end", [None, Phase.DONE])
+def test_of_two_that_begin_at_once_the_second_is_refused(fleet: LocalFleet, end: Phase | None) -> None:
+    """It has looked already; the versions that it chose may be wrong by now."""
+    bob = journal(fleet, "bob")
+    alice = begun(fleet)
+    if end is not None:
+        alice.end(end, {replica: {} for replica in fleet.local})
+    with pytest.raises(RolloutBusyError, match=r"alice has begun rollout r\S+ on [ab]; it is (begun|done) there"):
+        bob.begin(VERSIONS, CANDIDATES, PLAN)
+    assert {replica.routes.record["owner"] for replica in fleet.local} == {"owner-alice"}
 
 
 def test_an_older_rollout_does_not_stop_a_newer_one(fleet: LocalFleet, clock: Clock) -> None:

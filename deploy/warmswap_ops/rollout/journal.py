@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from warmswap_ensemble.routes import Routes
+from warmswap_ensemble.routes import Routes, RoutesError
 from warmswap_ops.errors import ControlError, OpsError, RolloutBusyError, RolloutError
 from warmswap_ops.rollout.fleet import Fleet
 from warmswap_ops.rollout.plan import Plan, plan_from_values
@@ -60,6 +60,7 @@ class Journal:
         self._lease_s = lease_s
         self._record: Record | None = None
         self._renewed_s = 0.0
+        self._lost: RolloutBusyError | None = None
 
     # What the replicas know
 
@@ -124,8 +125,11 @@ class Journal:
             versions: Model to (stable, candidate).
             candidates: Model to what the history tells of what was brought.
             plan: How.
+
+        Raises:
+            RolloutBusyError: another one was begun, or has ended with other versions, since ``look``.
         """
-        self.plan = plan
+        self.plan, self._lost = plan, None
         now_s = time.time()
         self._record = Record(
             id=time.strftime("r%Y%m%d-%H%M%S-", time.gmtime(now_s)) + self._owner[-4:],
@@ -144,6 +148,7 @@ class Journal:
 
     def take_over(self, record: Record) -> None:
         """Lead a rollout from now on."""
+        self._lost = None
         self.plan = plan_from_values(record.plan, f"the plan of rollout {record.id}")
         self._record = replace(record, who=self._who, owner=self._owner, sequence=record.sequence + 1)
         self._write()
@@ -182,28 +187,32 @@ class Journal:
     def kept(self) -> Iterator[None]:
         """Renew the lease while something takes long, a load for example; nothing else may be written meanwhile.
 
+        A renewal that fails is tried again: should it matter, the next phase will say so.
+
         Raises:
-            OpsError: somebody else leads the rollout now, or a replica says no.
+            RolloutBusyError: somebody else leads the rollout now, whatever came of what took long.
         """
         done = threading.Event()
-        errors: list[OpsError] = []
 
         def keep() -> None:
-            try:
-                while not done.wait(self._lease_s / RENEWALS):
+            while self._lost is None and not done.wait(self._lease_s / RENEWALS):
+                with suppress(OpsError, RoutesError):
                     self.renew()
-            except OpsError as error:
-                errors.append(error)
 
         keeper = threading.Thread(target=keep, name="lease", daemon=True)
         keeper.start()
+        failure: Exception | None = None
         try:
             yield
+        except Exception as error:
+            failure = error
         finally:
             done.set()
             keeper.join()
-        if errors:
-            raise errors[0]
+        if self._lost is not None:
+            raise self._lost from failure
+        if failure is not None:
+            raise failure
 
     def give_back(self) -> None:
         """End the lease: whoever goes on need not wait."""
@@ -223,6 +232,8 @@ class Journal:
             RolloutBusyError: somebody else leads the rollout now.
             ControlError: no replica can be reached, and one must.
         """
+        if self._lost is not None:
+            raise self._lost
         record = self.record
         share = self.plan.steps[min(record.step, len(self.plan.steps) - 1)].weight
         shares = (share, self.plan.shadow.share, self.plan.patience_ms)
@@ -240,8 +251,9 @@ class Journal:
                         watch_s=self.watch_s,
                     )
                 except StateChangedError:
-                    self.seen[replica] = replica.state(time.time)
-                    self._refuse_new_owner(replica, parse_record(self.seen[replica].routes.record))
+                    there = replica.state(time.time)
+                    self._refuse_new_owner(replica, parse_record(there.routes.record))
+                    self.seen[replica] = there
                 else:
                     self.seen[replica] = replace(self.seen[replica], routes=routes)
                     return
@@ -254,10 +266,17 @@ class Journal:
             raise error if isinstance(error, OpsError) else ControlError(str(error))
 
     def _refuse_new_owner(self, replica: Replica, there: Record | None) -> None:
-        if there is not None and there.owner != self._owner and there.started_s >= self.record.started_s:
-            raise RolloutBusyError(
-                f"{there.who} has taken rollout {there.id} over on {replica}; it is {there.phase} there"
-            )
+        """Give way to whoever has changed the state meanwhile; what was written of us is theirs from then on."""
+        if there is None or there.owner == self._owner:
+            return
+        seen = parse_record(self.seen[replica].routes.record)
+        is_newer = there.started_s >= self.record.started_s
+        is_new_here = seen is None or (seen.id, seen.owner) != (there.id, there.owner)
+        is_in_the_way = is_new_here and there.id != self.record.id and there.phase is not Phase.ROLLED_BACK
+        if is_newer or is_in_the_way:
+            done = f"taken rollout {there.id} over" if there.id == self.record.id else f"begun rollout {there.id}"
+            self._lost = RolloutBusyError(f"{there.who} has {done} on {replica}; it is {there.phase} there")
+            raise self._lost
 
     def _remember(self, event: str, **facts: Any) -> None:
         record = self.record
