@@ -249,11 +249,27 @@ def test_the_agent_says_that_another_candidate_is_settled(agent: Agent, tmp_path
     repository = agent._repository
     first = put(repository, candidates.copy_version(REPOSITORY, "face_detector", tmp_path_factory.mktemp("c") / "one"))
     settle = {"do": "settle", "rollout": "r1", "model": "face_detector", "version": 2}
+    replace_routes(repository, Routes(1, record=record(Phase.BEGUN).as_json()), 0)
     assert agent.call({**settle, "files": first}, b"") == {}
     other = put_another(repository, tmp_path_factory.mktemp("c"), "another")
     answer = agent.call({**settle, "files": other}, b"")
     assert answer["error"] == FAILED
     assert "another candidate" in answer["message"]
+
+
+@pytest.mark.parametrize("phase", [None, *(phase for phase in Phase if phase is not Phase.BEGUN)])
+def test_the_agent_takes_files_of_a_rollout_that_is_being_staged_alone(agent: Agent, phase: Phase | None) -> None:
+    """A tool that was slow to learn of an abort would leave a version behind, which the next start would serve."""
+    repository = agent._repository
+    if phase is not None:
+        replace_routes(repository, Routes(1, record=record(phase).as_json()), 0)
+    there = "there is none" if phase is None else f"rollout r1 of me is {phase}"
+    upload = {"do": "upload", "rollout": "r1", "model": "face_detector", "name": "model.onnx", "offset": 0}
+    settle = {"do": "settle", "rollout": "r1", "model": "face_detector", "version": 2, "files": {}}
+    for question in (upload, settle):
+        answer = agent.call(question, b"x")
+        assert (answer["error"], answer["message"]) == (FAILED, f"rollout r1 is not being staged: {there}")
+    assert sorted(path.name for path in (repository / "face_detector").iterdir() if path.name[0] == ".") == []
 
 
 def test_a_version_that_no_rollout_has_brought_is_no_candidate(repository: Path, tmp_path_factory: Any) -> None:

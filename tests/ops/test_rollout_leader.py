@@ -225,6 +225,25 @@ def test_a_trial_that_fails(tmp_path: Path, candidate: Candidate) -> None:
         assert_as_before(fleet)
 
 
+def test_an_abort_while_it_is_staged_leaves_nothing(tmp_path: Path, candidate: Candidate) -> None:
+    """The first model has its number, and the second is on its way."""
+    folder = candidates.copy_version(REPOSITORY, "face_landmarker", tmp_path / "second")
+    second = check_candidate("face_landmarker", folder, "here", "e" * 64, "any")
+    with LocalFleet(tmp_path / "f", "a", ("face_detector", "face_landmarker")) as fleet:
+        (replica,), bob = fleet.local, Tool(fleet, "bob")
+
+        def abort(question: Mapping[str, Any]) -> None:
+            if question["do"] == "upload" and question["model"] == "face_landmarker":
+                replica.caller.before = lambda question: None
+                bob.leader.roll_back("bob says no", only_running=True)
+
+        replica.caller.before = abort
+        with pytest.raises(RolloutBusyError, match=r"bob has taken rollout \S+ over on a; it is rolled_back there"):
+            Tool(fleet).leader.run([candidate, second], QUICK)
+        assert [replica.versions(model) for model in ("face_detector", "face_landmarker")] == [[1], [1]]
+        assert replica.routes.record["reason"] == "bob says no"
+
+
 def test_a_replica_that_refuses_to_load_it(fleet: LocalFleet, candidate: Candidate) -> None:
     tool = Tool(fleet)
 

@@ -30,12 +30,13 @@ from warmswap_ensemble.routes import (
     parse_routes,
 )
 from warmswap_ops.config_text import CONFIG_NAME, parse_default_filename, read_config
-from warmswap_ops.errors import MachineError, OpsError, RepositoryError, UsageError
+from warmswap_ops.errors import MachineError, OpsError, RepositoryError, RolloutError, UsageError
 from warmswap_ops.repository import COMPILED_SUFFIX
 from warmswap_ops.residency.background import loading_in_background, may_reschedule, set_background
 from warmswap_ops.residency.memory import stub_model
 from warmswap_ops.rollout import staging
 from warmswap_ops.rollout.processes import stubs_of
+from warmswap_ops.rollout.record import Phase, parse_record
 from warmswap_ops.rollout.state_file import StateChangedError, append_history, read_history, replace_routes, routes_of
 
 DENIED: Final = "denied"
@@ -148,6 +149,7 @@ class Agent:
 
     def do_upload(self, data: bytes, rollout: str, model: str, name: str, offset: int) -> dict[str, Any]:
         """Write a part of a candidate's file."""
+        self._must_be_brought(rollout)
         try:
             staging.write_part(self._repository, rollout, model, name, offset, data)
         except OSError:
@@ -159,8 +161,16 @@ class Agent:
 
     def do_settle(self, data: bytes, rollout: str, model: str, version: int, files: dict[str, str]) -> dict[str, Any]:
         """Verify a candidate and give it its number."""
+        self._must_be_brought(rollout)
         staging.settle(self._repository, rollout, model, version, files)
         return {}
+
+    def _must_be_brought(self, rollout: str) -> None:
+        """Refuse what a tool brings that does not know yet that its rollout was aborted: nobody would remove it."""
+        there = parse_record(routes_of(self._repository).record)
+        if there is None or there.id != rollout or there.phase is not Phase.BEGUN:
+            now = "there is none" if there is None else f"rollout {there.id} of {there.who} is {there.phase}"
+            raise RolloutError(f"rollout {rollout} is not being staged: {now}")
 
     def do_discard(self, data: bytes, rollout: str, model: str, version: int | None) -> dict[str, Any]:
         """Remove a candidate; without a version, only what was made of it to be tried."""
