@@ -144,7 +144,8 @@ def _set_up(environment: Any, **_: Any) -> None:
     environment.user_classes = chosen
     if options.shape == "none":
         environment.shape_class = None
-    if not options.csv_prefix:  # whose last lines Locust writes after that
+    if not options.csv_prefix and not isinstance(environment.runner, MasterRunner):
+        # Locust writes the last lines of a CSV file, and ends the workers of a master, after that.
         events.quit.add_listener(_leave)
 
 

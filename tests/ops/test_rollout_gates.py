@@ -25,6 +25,8 @@ from warmswap_ops.rollout.gates import (
     decide,
     judge,
     judge_quality,
+    missing_looks,
+    missing_requests,
 )
 from warmswap_ops.rollout.plan import Gates, Plan
 from warmswap_ops.rollout.statistics import Interval
@@ -54,8 +56,8 @@ def decided(
     window: Window, plan: Plan = PLAN, *, soaked: bool = True, timed_out: bool = False, needs_evidence: bool = False
 ) -> tuple[Decision, str]:
     verdicts = judge(window, plan, looks=LOOKS)
-    enough = window.candidate.requests >= 10
-    return decide(verdicts, enough=enough, soaked=soaked, timed_out=timed_out, needs_evidence=needs_evidence)
+    missing = "" if window.candidate.requests >= 10 else "too few requests reached the candidate"
+    return decide(verdicts, missing=missing, soaked=soaked, timed_out=timed_out, needs_evidence=needs_evidence)
 
 
 def test_a_good_candidate_passes_everything() -> None:
@@ -88,7 +90,7 @@ def steps_that_fail(
                 errors = is_failed[:seen]
                 arms.append(Arm(seen, int(errors.sum()), ms[:seen][~errors].tolist()))
             verdicts = judge(Window(arms[0], arms[1]), plan, looks=looks)
-            decision, _ = decide(verdicts, enough=True, soaked=False, timed_out=False)
+            decision, _ = decide(verdicts, missing="", soaked=False, timed_out=False)
             if decision is Decision.ROLL_BACK:
                 failed += 1
                 break
@@ -269,6 +271,29 @@ def test_a_step_is_not_left_while_second_looks_are_suspect() -> None:
     assert decision is Decision.ROLL_BACK
     assert reason.endswith("plan gives: kps_error 0.4 (0.4 to 0.4) over 5, too few to be sure, at most 0.1")
     assert decided(replace(good, measures={"recall": [0.9, 1.0, 1.0] * 5})) == (Decision.ADVANCE, "")
+
+
+def test_what_is_suspect_is_not_waited_for_where_no_second_looks_come() -> None:
+    """A straggler may have moved the mean beyond the limit when the candidate answers everything already."""
+    suspect = {"recall": [1.0] * 285 + [0.0] * 16}
+    verdicts = judge(Window(arm(4000, 90.0), arm(4000, 90.0), suspect), PLAN, looks=LOOKS)
+    assert [verdict.gate for verdict in verdicts if verdict.is_suspect] == ["recall"]
+    for more, decision in ((True, Decision.WAIT), (False, Decision.ADVANCE)):
+        assert decide(verdicts, missing="", soaked=True, timed_out=False, more_looks=more) == (decision, "")
+    failed = judge(Window(arm(4000, 90.0), arm(4000, 90.0), {"recall": [0.2] * 50}), PLAN, looks=LOOKS)
+    assert decide(failed, missing="", soaked=True, timed_out=False, more_looks=False)[0] is Decision.ROLL_BACK
+
+
+def test_what_is_missing_is_said_with_numbers() -> None:
+    assert missing_requests(arm(9, 90.0), 10) == "too few requests reached the candidate, 9 of 10"
+    assert missing_requests(arm(10, 90.0), 10) == ""
+    verdicts = judge_quality({"recall": [1.0] * 30, "cosine": [0.999] * 4}, PLAN, 0.001)
+    assert missing_looks(verdicts, 8, 5, 0.001) == "too few second looks, 8 of 11"
+    assert missing_looks(verdicts, 30, 40, 0.001) == "too few second looks, 30 of 40"
+    assert missing_looks(verdicts, 30, 5, 0.001) == "too few measures, cosine 4 of 11"
+    assert missing_looks(verdicts[:1], 30, 5, 0.001) == ""
+    few_requests = judge(Window(arm(5, 90.0), arm(5, 90.0)), PLAN, looks=LOOKS)
+    assert missing_looks([*few_requests, *verdicts[:1]], 30, 5, 0.001) == "", "gates of requests are not meant"
 
 
 def test_harm_goes_before_everything_else() -> None:

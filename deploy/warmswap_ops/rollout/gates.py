@@ -189,17 +189,24 @@ def _judge_measure(measure: str, values: Sequence[float], is_least: bool, limit:
 
 
 def decide(
-    verdicts: Sequence[Verdict], *, enough: bool, soaked: bool, timed_out: bool, needs_evidence: bool = False
+    verdicts: Sequence[Verdict],
+    *,
+    missing: str,
+    soaked: bool,
+    timed_out: bool,
+    needs_evidence: bool = False,
+    more_looks: bool = True,
 ) -> tuple[Decision, str]:
     """Return what follows from the verdicts, and why.
 
     Args:
         verdicts: Of all gates.
-        enough: Whether there are as many samples as the plan wants.
+        missing: What there is too little of, for people; empty = there are as many samples as it takes.
         soaked: Whether the step has lasted as long as the plan wants.
         timed_out: Whether it must not last longer.
         needs_evidence: Whether errors and median must pass; else it is enough that no gate fails, and that no measure
             of second looks lies beyond its limit on average.
+        more_looks: Whether there are second looks still, so that waiting for more may settle what is suspect.
     """
     failed = [verdict.sentence for verdict in verdicts if verdict.outcome is Outcome.FAIL]
     if failed:
@@ -207,14 +214,42 @@ def decide(
     open_ones = [
         verdict.sentence
         for verdict in verdicts
-        if verdict.is_suspect or (needs_evidence and verdict.gate in _REQUIRED and verdict.outcome is not Outcome.PASS)
+        if (more_looks and verdict.is_suspect)
+        or (needs_evidence and verdict.gate in _REQUIRED and verdict.outcome is not Outcome.PASS)
     ]
-    if soaked and enough and not open_ones:
+    if soaked and not missing and not open_ones:
         return Decision.ADVANCE, ""
     if timed_out:
-        missing = "; ".join(open_ones) if enough else "too few requests reached the candidate"
-        return Decision.ROLL_BACK, f"not enough to judge by in the time that the plan gives: {missing}"
+        wanted = "; ".join([missing] if missing else open_ones)
+        return Decision.ROLL_BACK, f"not enough to judge by in the time that the plan gives: {wanted}"
     return Decision.WAIT, ""
+
+
+def missing_requests(candidate: Arm, least: int) -> str:
+    """Return that too few requests have reached a candidate; empty = there are as many as that."""
+    few = candidate.requests < least
+    return f"too few requests reached the candidate, {candidate.requests} of {least}" if few else ""
+
+
+def missing_looks(
+    verdicts: Sequence[Verdict], looks: int, least: int, alpha: float, *, what: str = "second looks"
+) -> str:
+    """Return what there is too little of where second looks decide; empty = there is enough.
+
+    A measure that was taken at all must have been taken so often that its gate could have said no.
+
+    Args:
+        verdicts: Those on measures, and others, which do not matter here.
+        looks: How many there were.
+        least: How many the plan wants.
+        alpha: Of each look at the gates.
+        what: What they are called.
+    """
+    fewest = fewest_values(alpha)
+    if looks < max(least, fewest):
+        return f"too few {what}, {looks} of {max(least, fewest)}"
+    rare = [f"{each.gate} {each.samples}" for each in verdicts if each.gate in BEST and each.samples < fewest]
+    return f"too few measures, {', '.join(rare)} of {fewest}" if rare else ""
 
 
 def _judge_errors(stable: Arm, candidate: Arm, plan: Plan, alpha: float, source: str) -> Verdict:

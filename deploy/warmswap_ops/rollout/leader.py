@@ -103,6 +103,7 @@ class Leader:
 
         Raises:
             RolloutError: no candidate is loaded.
+            CandidateStoppedError: a replica refuses it, so it was rolled back.
         """
         record, _ = self.look()
         if record is None or record.is_over:
@@ -110,8 +111,7 @@ class Leader:
         if record.phase not in (Phase.LOADED, Phase.SHADOW, Phase.CANARY, Phase.PROMOTED):
             raise RolloutError(f"rollout {record.id} is {record.phase}: nothing is loaded that could be promoted")
         self._journal.take_over(record)
-        self._promote(f"by {self._who}")
-        return self._lead({}, Phase.DONE)
+        return self._lead({}, Phase.DONE, begin=lambda: self._promote(f"by {self._who}"))
 
     def roll_back(self, reason: str, *, only_running: bool = False) -> Record:
         """Go back to the versions that served before, at once; also after the last rollout is done.
@@ -132,9 +132,12 @@ class Leader:
 
     # The phases
 
-    def _lead(self, candidates: Mapping[str, Candidate], until: Phase) -> Record:
+    def _lead(
+        self, candidates: Mapping[str, Candidate], until: Phase, *, begin: Callable[[], None] = lambda: None
+    ) -> Record:
         journal = self._journal
         try:
+            begin()
             while not journal.record.is_over and journal.record.phase is not until:
                 self._advance(candidates)
         except CandidateStoppedError as error:

@@ -16,11 +16,10 @@ from typing import Any
 from warmswap_client.errors import InvalidRequestError, WarmswapError
 from warmswap_client.results import SwapResult
 from warmswap_ops.errors import CandidateStoppedError, UsageError
-from warmswap_ops.rollout.gates import Arm, Decision, Verdict, Window, alpha_of, decide, judge
+from warmswap_ops.rollout.gates import Arm, Decision, Verdict, Window, alpha_of, decide, judge, missing_looks
 from warmswap_ops.rollout.plan import Plan
 from warmswap_ops.rollout.pod_load import Answer, Pair, PairLoad, Pictures, Swap
 from warmswap_ops.rollout.pod_measures import compare_answers
-from warmswap_ops.rollout.statistics import fewest_values
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Gets the name of an event and what there is to know of it."""
@@ -148,10 +147,13 @@ def _look(
 ) -> tuple[list[Verdict], Decision, str]:
     window = window_of(pairs)
     verdicts = judge(window, plan, looks=looks)
-    fewest = max(limits.min_samples, fewest_values(alpha_of(plan, looks)))
+    compared = len(window.measures.get("recall", ()))
+    missing = missing_looks(
+        verdicts, compared, limits.min_samples, alpha_of(plan, looks), what="requests reached the candidate"
+    )
     decision, reason = decide(
         verdicts,
-        enough=len(window.measures.get("recall", ())) >= fewest,
+        missing=missing,
         soaked=soaked,
         timed_out=timed_out,
         needs_evidence=plan.gates.strict,

@@ -9,13 +9,22 @@ from typing import Any
 from warmswap_ensemble.routes import CANDIDATE_SUFFIX
 from warmswap_ops.errors import CandidateStoppedError
 from warmswap_ops.rollout.fleet import Fleet
-from warmswap_ops.rollout.gates import Arm, Decision, Verdict, alpha_of, decide, judge, judge_quality
+from warmswap_ops.rollout.gates import (
+    Arm,
+    Decision,
+    Verdict,
+    alpha_of,
+    decide,
+    judge,
+    judge_quality,
+    missing_looks,
+    missing_requests,
+)
 from warmswap_ops.rollout.journal import Journal, Report
 from warmswap_ops.rollout.loading import Loading, served_candidates
 from warmswap_ops.rollout.observed import Observed
 from warmswap_ops.rollout.record import Phase
 from warmswap_ops.rollout.replica import Replica
-from warmswap_ops.rollout.statistics import fewest_values
 
 Judgement = tuple[Decision, str, list[Verdict]]
 """What follows, why, and from what."""
@@ -56,7 +65,7 @@ class Watch:
             elapsed_s = time.time() - since_s
             decision, reason = decide(
                 verdicts,
-                enough=looks >= max(shadow.min_samples, fewest_values(alpha)),
+                missing=missing_looks(verdicts, looks, shadow.min_samples, alpha),
                 soaked=elapsed_s >= shadow.duration_s,
                 timed_out=elapsed_s >= shadow.max_duration_s,
             )
@@ -82,10 +91,11 @@ class Watch:
             elapsed_s = time.time() - since_s
             decision, reason = decide(
                 verdicts,
-                enough=window.candidate.requests >= step.min_samples,
+                missing=missing_requests(window.candidate, step.min_samples),
                 soaked=elapsed_s >= step.soak_s,
                 timed_out=elapsed_s >= step.max_soak_s,
                 needs_evidence=plan.gates.strict and is_late,
+                more_looks=step.weight < 1,  # a candidate that answers all requests is shown none
             )
             return decision, reason, verdicts
 
