@@ -89,6 +89,21 @@ def put_record(replica: LocalReplica, record: Record) -> None:
 # Which rollout there is
 
 
+def test_the_clock_of_a_replica_is_read_when_it_answers_quickly(fleet: LocalFleet) -> None:
+    """The first call may load the agent, and half of that time would count as a difference of the clocks."""
+    now_s, questions = [time.time()], []
+
+    def be_slow_once(question: Mapping[str, Any]) -> None:
+        questions.append(question["do"])
+        if len(questions) == 1:
+            now_s[0] += 8.0
+
+    fleet.local[0].caller.before = be_slow_once
+    seen = fleet.local[0].state(lambda: now_s[0])
+    assert questions == ["state", "state"]
+    assert seen.clock_ahead_s == pytest.approx(time.time() - now_s[0], abs=1.0)
+
+
 def test_replicas_that_never_had_a_rollout(fleet: LocalFleet) -> None:
     record, seen = journal(fleet).look()
     assert record is None

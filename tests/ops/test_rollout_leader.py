@@ -160,6 +160,24 @@ def test_a_pipeline_is_a_model_of_its_own_until_it_is_promoted(tmp_path: Path) -
         }
 
 
+def test_a_promotion_that_a_replica_refuses_is_rolled_back(tmp_path: Path) -> None:
+    folder = candidates.copy_version(REPOSITORY, "face_swap", tmp_path / "candidate")
+    candidate = check_candidate("face_swap", folder, "here", "d" * 64, "any")
+    with LocalFleet(tmp_path / "f", "a", ("face_swap",)) as fleet:
+        (replica,), tool = fleet.local, Tool(fleet)
+        tool.leader.run([candidate], QUICK, until=Phase.CANARY)
+        replica.triton.refuses = "no room"
+
+        def make_room() -> None:
+            replica.triton.refuses = ""
+
+        tool.on["rolling_back"] = make_room
+        with pytest.raises(CandidateStoppedError, match=r"was stopped: a refuses it: .*no room"):
+            tool.leader.promote()
+        assert replica.routes.record["phase"] == "rolled_back"
+        assert (replica.triton.ready("face_swap"), replica.versions("face_swap")) == ({1}, [1])
+
+
 def test_the_way_back_is_open_after_the_end_too(fleet: LocalFleet, candidate: Candidate) -> None:
     Tool(fleet).leader.run([candidate], QUICK)
     back = Tool(fleet)
