@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ ROLLOUT_CHART: Final = "rollout.png"
 MEMORY_CHART: Final = "memory.png"
 LEAST_REQUESTS: Final = 50
 """During a rollout whose p99 is looked at: one of a second has none."""
+FLOOR_OF: Final = 10
+"""Rollouts whose lowest memory is one figure."""
 _PATH: Final = re.compile(r"/\S*/(?=candidate)")
 """Of a temporary folder."""
 
@@ -61,6 +63,7 @@ def figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("p50, p99 before", _ms(before)),
         ("p50, p99 after all of them", _ms(after)),
         ("p99 during a rollout, median of them", f"{typical_ms:.0f} ms, {typical_ms / base_ms:.2f} times"),
+        ("p99 during rollouts that took over, medians", _by_kind(rows)),
         ("p99 during a rollout, worst", f"{worst_ms:.0f} ms, {worst_ms / base_ms:.2f} times"),
         ("p99 during the one in full", f"{full_ms:.0f} ms, {full_ms / base_ms:.2f} times"),
         ("p50, p99 without second looks", _ms(off)),
@@ -69,7 +72,22 @@ def figures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("way back: last request that met the candidate", f"after {max(back['effective_ms']):.0f} ms, {times}"),
         ("memory at the start", f"{memory['start']:.0f} MB"),
         ("memory after the last", f"{memory['end']:.0f} MB, {memory['end'] / memory['start']:.2f} times"),
+        (f"memory, the lowest after each {FLOOR_OF}", f"{', '.join(_floors_mb(rows))} MB"),
     ]
+
+
+def _by_kind(rows: Sequence[Mapping[str, Any]]) -> str:
+    kinds: dict[str, list[float]] = {}
+    for row in rows:
+        if row["got"] == "good":
+            kinds.setdefault(row["kind"], []).append(row["p99_ms"])
+    return ", ".join(f"{kind} {statistics.median(of_kind):.0f} ms" for kind, of_kind in kinds.items())
+
+
+def _floors_mb(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is left: for some seconds after a rollout the old version is still there."""
+    groups = [rows[begin : begin + FLOOR_OF] for begin in range(0, len(rows), FLOOR_OF)]
+    return [f"{min(row['memory_mb'] for row in group):.0f}" for group in groups]
 
 
 def _ms(of: Mapping[str, float]) -> str:
