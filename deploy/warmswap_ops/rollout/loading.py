@@ -5,7 +5,8 @@ A candidate of a pipeline is a model of its own until it is promoted: see ``stag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from warmswap_ensemble.contract import PIPELINE_STAGES
 from warmswap_ensemble.routes import CANDIDATE_SUFFIX
@@ -23,6 +24,18 @@ def served_candidates(record: Record) -> dict[str, int]:
     }
 
 
+@contextmanager
+def _gently(replica: Replica, models: list[str]) -> Iterator[None]:
+    """Let models load in the CPU time that requests leave; what the replica refuses stops the candidate."""
+    replica.ask("gently", models=models)
+    try:
+        yield
+    except ModelLoadError as error:
+        raise CandidateStoppedError(f"{replica} refuses it: {error}") from error
+    finally:
+        replica.ask("gently", models=[])
+
+
 class Loading:
     """Loads and unloads the versions of the rollout that a journal keeps."""
 
@@ -38,8 +51,7 @@ class Loading:
             CandidateStoppedError: the replica refuses one.
         """
         record = self._journal.record
-        replica.ask("gently", models=list(served_candidates(record)))
-        try:
+        with _gently(replica, list(served_candidates(record))):
             for model, pair in record.versions.items():
                 if model in PIPELINE_STAGES:
                     replica.ask("make_candidate", pipeline=model, version=pair[1])
@@ -47,10 +59,6 @@ class Loading:
                         replica.load_model(f"{model}{CANDIDATE_SUFFIX}", self._load_timeout_s)
                 else:
                     replica.serve_versions(model, sorted(pair), self._load_timeout_s)
-        except ModelLoadError as error:
-            raise CandidateStoppedError(f"{replica} refuses it: {error}") from error
-        finally:
-            replica.ask("gently", models=[])
 
     def load_both_again(self, replica: Replica) -> None:
         """Load the old versions, which are gone from memory when a rollout is done, beside the new ones."""
@@ -66,14 +74,9 @@ class Loading:
         pipelines = self._pipelines()
         if all(replica.ready_versions(model) == set(pair) for model, pair in pipelines.items()):
             return
-        replica.ask("gently", models=list(pipelines))
-        try:
+        with _gently(replica, list(pipelines)):
             for model, pair in pipelines.items():
                 replica.serve_versions(model, sorted(pair), self._load_timeout_s)
-        except ModelLoadError as error:
-            raise CandidateStoppedError(f"{replica} refuses it: {error}") from error
-        finally:
-            replica.ask("gently", models=[])
 
     def serve_stable_pipelines(self, replica: Replica) -> None:
         """Let nothing but the stable versions of pipelines answer under their name, where they are loaded."""
